@@ -1,0 +1,43 @@
+/* Address translation: page walks for every paging mode, and the TLB (SDM vol. 3A, chapter 4). */
+#ifndef CPU_MMU_H
+#define CPU_MMU_H
+
+#include "cpu/cpu.h"
+
+enum access { ACC_READ, ACC_WRITE, ACC_EXEC };
+
+struct translation {
+	u64 gpa;
+	u8 page_bits;  /* 12, 21, 22, 30 */
+	bool writable, user, nx, global, dirty;
+	u8 pkey;
+};
+
+/*
+ * Walks the page tables for linear address @la as @mmu_index does, sets accessed and dirty bits when
+ * @set_ad (atomically), fills @t. Returns 0, or the page-fault error code with MMU_FAULT set.
+ * Page-table reads that hit no memory slot return all ones, as on a bus with nobody there.
+ */
+#define MMU_FAULT BIT(31)
+u32 mmu_walk(struct cpu *c, u64 la, enum access acc, enum mmu_index idx, bool set_ad, struct translation *t);
+
+/* Translation without side effects for KVM_TRANSLATE and debuggers. False when not mapped. */
+bool mmu_translate(struct cpu *c, u64 la, u64 *gpa, bool *writable, bool *user);
+
+void tlb_flush_all(struct cpu *c);        /* global ones too: CR0/CR4 changes, map changes, dirty log */
+void tlb_flush_nonglobal(struct cpu *c);  /* MOV CR3 */
+void tlb_flush_page(struct cpu *c, u64 la); /* INVLPG */
+
+/*
+ * Slow half of every access: walk, fill the TLB, return the host address of @la, whose @size bytes lie in one page.
+ * NULL: MMIO, and *@gpa says where. Raises #PF, or #GP/#SS for a non-canonical address (@seg tells which).
+ */
+void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum access acc, enum mmu_index idx, u64 *gpa);
+
+/* Host address of the code byte at linear address @la, which must be canonical; NULL with *@gpa for MMIO. #PF when not executable. */
+const u8 *mmu_code(struct cpu *c, u64 la, u64 *gpa);
+
+/* Loads PDPTEs after a CR3 write under PAE. False: a reserved bit is set, #GP(0). */
+bool mmu_load_pdptes(struct cpu *c, u64 cr3);
+
+#endif

@@ -1,0 +1,28 @@
+/* The instruction table: all rows, in one array. */
+#include "cpu/table.h"
+
+#include "cpu/sem.h"
+
+#define ROW(name_, space_, map_, pp_, op_, n_, modrm_, w_, l_, modes_, ops_, flags_, attr_, isa_, class__, sem_)              \
+	{.name = name_, .space = ENC_##space_, .map = map_, .pp = PP_##pp_, .opcode = op_, .opcodes = n_, .modrm = modrm_,   \
+	 .w = w_, .l = l_, .modes = modes_, .operand = ops_, ROW_FLAGS_(flags_), .attr = attr_, .isa = ISA_##isa_,           \
+	 .class_ = CLASS_##class__, .sem = sem_},
+#define ROW_FLAGS_(...) ROW_FLAGS__(__VA_ARGS__)
+#define ROW_FLAGS__(r, w, u) .flags_read = (r), .flags_written = (w), .flags_undefined = (u)
+
+const struct insn_row insn_rows[] = {
+#include "cpu/table_int.def"
+#include "cpu/table_system.def"
+#include "cpu/table_x87.def"
+#include "cpu/table_sse.def"
+#include "cpu/table_avx.def"
+#include "cpu/table_avx512.def"
+};
+
+const unsigned nr_insn_rows = ARRAY_SIZE(insn_rows);
+
+const struct operand_info operand_info[NR_OPERAND] = {
+#define OPERAND(name_, kind_, size_) {#name_, kind_, size_},
+#include "cpu/operand.def"
+#undef OPERAND
+};

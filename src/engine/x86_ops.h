@@ -1,0 +1,45 @@
+/*
+ * The vendor table: the one door between the run loop and whoever executes guest code
+ * (after KVM's kvm_x86_ops). docs/x86_ops.md says where the other members of KVM's table live.
+ */
+#ifndef ENGINE_X86_OPS_H
+#define ENGINE_X86_OPS_H
+
+#include "cpu/cpu.h"
+
+struct x86_ops {
+	const char *name;
+
+	/* Once per process, before the first vCPU. 0 or -errno. */
+	int (*hardware_setup)(void);
+
+	/* The engine's part of a vCPU: cpu->engine. 0 or -ENOMEM. */
+	int (*vcpu_create)(struct cpu *c);
+	void (*vcpu_free)(struct cpu *c);
+
+	/* Bracket a stretch of runs on the calling thread. */
+	void (*vcpu_load)(struct cpu *c);
+	void (*vcpu_put)(struct cpu *c);
+
+	/*
+	 * Runs the guest until an exit; fills cpu->exit and returns its reason. Delivers cpu->inject first.
+	 * With an instruction half done (cpu->io), executes that one before it looks at cpu->request.
+	 */
+	enum exit_reason (*run)(struct cpu *c);
+
+	/* Forgets translations: all of them, or those of one linear address. */
+	void (*tlb_flush_all)(struct cpu *c);
+	void (*tlb_flush_gva)(struct cpu *c, u64 gva);
+
+	/* To be delivered at the start of the next run. The caller has checked that it is allowed. */
+	void (*inject)(struct cpu *c, const struct event *e);
+	void (*enable_irq_window)(struct cpu *c);
+	void (*enable_nmi_window)(struct cpu *c);
+
+	/* From any thread: the run ends soon. Sets @req in cpu->request. */
+	void (*kick)(struct cpu *c, u32 req);
+};
+
+extern const struct x86_ops interp_x86_ops;
+
+#endif
