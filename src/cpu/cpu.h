@@ -288,6 +288,9 @@ struct cpu {
 #define GUEST_DEBUG_SW_BP BIT(1)
 #define GUEST_DEBUG_HW_BP BIT(2)
 	u64 guest_dr[4], guest_dr7;
+	bool debug_active; /* single stepping or breakpoints: instructions run one by one; derived by debug_update() */
+	bool watch_active; /* data breakpoints: their pages stay out of the TLB; derived */
+	u64 db_pending;    /* DR6 bits of data breakpoints that the instruction under execution hit */
 
 	struct tlb *tlbs;
 	const struct gpa_map *map; /* the memory map this run uses; changed only between runs */
@@ -344,6 +347,12 @@ u64 cpu_rdtsc(const struct cpu *c);
 static inline bool cpu_protected(const struct cpu *c)
 {
 	return c->mode >= MODE_PROT16;
+}
+
+/* The owner wants the run to end; string instructions look between chunks. */
+static inline bool cpu_must_stop(const struct cpu *c)
+{
+	return atomic_load_explicit(&c->request, memory_order_relaxed) | *c->immediate_exit;
 }
 
 /* True when an external interrupt can be taken before the next instruction. */

@@ -1,0 +1,223 @@
+#include "engine/interp/block.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cpu/exception.h"
+#include "cpu/mem.h"
+#include "cpu/mmu.h"
+
+#define BLOCK_TABLE_BITS 15
+#define BLOCK_POOL_SIZE (16u << 20)
+#define COPY_ARENA_SIZE (4u << 20)
+
+int block_cache_init(struct block_cache *bc)
+{
+	memset(bc, 0, sizeof(*bc));
+	bc->table = calloc(1u << BLOCK_TABLE_BITS, sizeof(*bc->table));
+	bc->pool = mmap(NULL, BLOCK_POOL_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (bc->pool == MAP_FAILED)
+		bc->pool = NULL;
+	if (!bc->table || !bc->pool || copy_arena_init(&bc->copy, COPY_ARENA_SIZE)) {
+		free(bc->table);
+		if (bc->pool)
+			munmap(bc->pool, BLOCK_POOL_SIZE);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+void block_cache_fini(struct block_cache *bc)
+{
+	copy_arena_fini(&bc->copy);
+	free(bc->table);
+	munmap(bc->pool, BLOCK_POOL_SIZE);
+}
+
+void block_cache_flush(struct block_cache *bc)
+{
+	memset(bc->table, 0, sizeof(*bc->table) << BLOCK_TABLE_BITS);
+	bc->pool_used = 0;
+	copy_arena_reset(&bc->copy);
+	bc->flushes++;
+}
+
+static sem_fn *insn_sem(const struct insn *i)
+{
+	const struct sem *s = insn_rows[i->row].sem;
+	unsigned log2 = (unsigned)__builtin_ctz(i->opsize ? i->opsize : 1) & 3;
+
+	return i->lock ? s->lock[log2] : s->fn[log2][!i->is_mem];
+}
+
+static void exec_ud(struct cpu *c, const struct insn *i)
+{
+	raise_ud(c);
+}
+
+static void exec_gp(struct cpu *c, const struct insn *i)
+{
+	raise_gp0(c);
+}
+
+/* A row with conditions on mode or privilege that only the moment of execution can tell. */
+static void exec_checked(struct cpu *c, const struct insn *i)
+{
+	insn_check(c, &insn_rows[i->row]);
+	insn_sem(i)(c, i);
+}
+
+/* Chooses the function that executes @i. False: the copy arena is full. */
+static bool insn_bind(struct block_cache *bc, struct cpu *c, struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+
+	if (!insn_gate_open(c, r)) {
+		i->fn = exec_ud;
+	} else if (!r->sem) {
+		return copy_prepare(&bc->copy, i);
+	} else if (r->attr & (A_CPL0 | A_PROT)) {
+		i->fn = insn_sem(i) ? exec_checked : exec_ud;
+	} else {
+		i->fn = insn_sem(i);
+		if (!i->fn)
+			i->fn = exec_ud;
+	}
+	return true;
+}
+
+/* Decodes one instruction whose bytes are all at hand. False: the copy arena is full. */
+static bool insn_make(struct block_cache *bc, struct cpu *c, struct insn *i, enum decode_status st)
+{
+	switch (st) {
+	case DECODE_OK:
+		return insn_bind(bc, c, i);
+	case DECODE_TOO_LONG:
+		i->fn = exec_gp;
+		break;
+	default:
+		i->fn = exec_ud;
+		break;
+	}
+	if (!i->len)
+		i->len = 1;
+	return true;
+}
+
+static bool insn_ends_block(const struct insn *i)
+{
+	return i->fn == exec_ud || i->fn == exec_gp || insn_rows[i->row].class_ == CLASS_END;
+}
+
+static const u8 *code_at(struct cpu *c, u64 la)
+{
+	struct tlb_entry *e = tlb_at(c, la);
+	u64 gpa;
+
+	if (likely(e->tag_x == (la & PAGE_MASK)))
+		return (const u8 *)(la + e->addend);
+	const u8 *p = mmu_code(c, la, &gpa);
+	if (!p) {
+		/* Instructions in MMIO space: KVM cannot fetch them either. */
+		c->exit.gpa = gpa;
+		c->exit.insn_len = 0;
+		cpu_exit(c, EXIT_EMULATION);
+	}
+	return p;
+}
+
+/* The instruction at @la begins at @p, @avail bytes before the end of its page, and goes on in the next one. */
+static const struct block *block_crossing(struct block_cache *bc, struct cpu *c, u64 la, const u8 *p, unsigned avail)
+{
+	struct block *b = &bc->crossing;
+	struct insn *i = &bc->crossing_insn;
+	u8 bytes[15];
+	u64 next = la + avail;
+
+	if (c->code_bits != 64)
+		next = (u32)next;
+	memcpy(bytes, p, avail);
+	memcpy(bytes + avail, code_at(c, next), sizeof(bytes) - avail);
+	enum decode_status st = decode(i, bytes, sizeof(bytes), c->code_bits);
+	if (!insn_make(bc, c, i, st)) {
+		block_cache_flush(bc);
+		insn_make(bc, c, i, st);
+	}
+	*b = (struct block){.code = p, .insns = i, .len = i->len, .nr = 1, .code_bits = c->code_bits, .ends = insn_ends_block(i)};
+	return b;
+}
+
+/* Decodes the block at @p into @b. False: pool or arena is full. NULL insns: its first instruction crosses the page. */
+static bool block_build(struct block_cache *bc, struct cpu *c, struct block *b, const u8 *p)
+{
+	unsigned room = PAGE_SIZE - (unsigned)((u64)p & (PAGE_SIZE - 1)), len = 0;
+	struct insn *insns = (struct insn *)(bc->pool + bc->pool_used);
+
+	if (bc->pool_used + BLOCK_INSNS_MAX * (sizeof(struct insn) + 15) + 64 > BLOCK_POOL_SIZE)
+		return false;
+	*b = (struct block){.code_bits = c->code_bits};
+	while (b->nr < BLOCK_INSNS_MAX && !b->ends && len < room) {
+		struct insn *i = &insns[b->nr];
+		unsigned avail = MIN(room - len, 15u);
+		enum decode_status st = decode(i, p + len, avail, c->code_bits);
+		if (st == DECODE_SHORT)
+			break;
+		if (!insn_make(bc, c, i, st)) {
+			b->code = NULL;
+			return false;
+		}
+		len += i->len;
+		b->nr++;
+		b->ends = insn_ends_block(i);
+	}
+	if (!b->nr)
+		return true;
+	b->code = p;
+	b->insns = insns;
+	b->len = (u16)len;
+	memcpy(insns + b->nr, p, len);
+	bc->pool_used = ALIGN_UP(bc->pool_used + b->nr * sizeof(struct insn) + len, 16);
+	return true;
+}
+
+/* In legacy modes the whole instruction must lie within CS.limit (SDM vol. 3A, 5.3). */
+static bool block_in_limit(const struct cpu *c, const struct block *b)
+{
+	return c->code_bits == 64 || (c->rip <= c->seg[SEG_CS].limit && b->len - 1u <= c->seg[SEG_CS].limit - (u32)c->rip);
+}
+
+static const struct block *block_limited(struct block_cache *bc, struct cpu *c, const struct block *b)
+{
+	const struct insn *first = b->insns;
+	bool ends = insn_ends_block(first);
+
+	if (c->rip > c->seg[SEG_CS].limit || first->len - 1u > c->seg[SEG_CS].limit - (u32)c->rip)
+		raise_gp0(c);
+	bc->crossing_insn = *first;
+	bc->crossing = (struct block){.code = b->code, .insns = &bc->crossing_insn, .len = first->len, .nr = 1,
+				      .code_bits = b->code_bits, .ends = ends};
+	return &bc->crossing;
+}
+
+const struct block *block_get(struct block_cache *bc, struct cpu *c)
+{
+	u64 la = c->code_bits == 64 ? c->rip : (u32)(c->rip + c->seg[SEG_CS].base);
+	const u8 *p = code_at(c, la);
+	u64 key = (u64)p ^ (u64)p >> BLOCK_TABLE_BITS;
+	struct block *b = &bc->table[key & ((1u << BLOCK_TABLE_BITS) - 1)];
+
+	if (likely(b->code == p && b->code_bits == c->code_bits && !memcmp(p, block_bytes(b), b->len))) {
+		if (likely(block_in_limit(c, b)))
+			return b;
+		return block_limited(bc, c, b);
+	}
+	if (!block_build(bc, c, b, p)) {
+		block_cache_flush(bc);
+		block_build(bc, c, b, p);
+	}
+	if (!b->code)
+		return block_crossing(bc, c, la, p, PAGE_SIZE - (unsigned)((u64)p & (PAGE_SIZE - 1)));
+	return block_in_limit(c, b) ? b : block_limited(bc, c, b);
+}
