@@ -161,6 +161,22 @@ static bool interp_fault(struct cpu *c, enum exit_reason *reason)
 	return false;
 }
 
+/* Apart from interp_loop(), so that setjmp does not keep the hot loop's variables out of registers. */
+static __attribute__((noinline)) enum exit_reason interp_blocks(struct cpu *c)
+{
+	enum exit_reason reason;
+
+	for (;;) {
+		if (unlikely(interp_attention(c))) {
+			if (interp_attend(c, &reason))
+				return reason;
+			continue;
+		}
+		const struct block *b = block_get(c->engine, c);
+		block_exec(c, b, b->nr);
+	}
+}
+
 static enum exit_reason interp_loop(struct cpu *c, jmp_buf *unwind)
 {
 	enum exit_reason reason = EXIT_KICK;
@@ -185,15 +201,7 @@ static enum exit_reason interp_loop(struct cpu *c, jmp_buf *unwind)
 		}
 		break;
 	}
-	for (;;) {
-		if (unlikely(interp_attention(c))) {
-			if (interp_attend(c, &reason))
-				return reason;
-			continue;
-		}
-		const struct block *b = block_get(c->engine, c);
-		block_exec(c, b, b->nr);
-	}
+	return interp_blocks(c);
 }
 
 static enum exit_reason interp_run(struct cpu *c)
