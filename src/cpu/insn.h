@@ -44,7 +44,7 @@ enum insn_pp { PP_NP, PP_66, PP_F3, PP_F2, PP_ANY };
 #define MODRM_MEM 0x3          /* mod != 3 */
 #define MODRM_REG 0x5          /* mod == 3 */
 #define MODRM_EXT(n) (0x8 | (n) << 4)  /* reg field == n; or in */
-#define MODRM_RM(n) (0x80 | (n) << 8)  /* rm field == n; or in */
+#define MODRM_RM(n) (0x80 | (n) << 8)  /* rm field == n; or in. Without ModRM: the Z register, REX.B included, == n */
 
 /* VEX.W / EVEX.W / REX.W and vector length constraints. */
 enum insn_w { W_ANY, W_0, W_1 };
@@ -110,6 +110,11 @@ enum operand_size {
 	OS_512,       /* FXSAVE area */
 	OS_VAR,       /* decided by the semantic function (XSAVE) */
 	OS_BCST,      /* EVEX: vector length, or one element with EVEX.b */
+	OS_SB,        /* immediate byte, sign-extended */
+	OS_X1,        /* EVEX compress and expand: vector length at most, disp8 counts elements of 1, 2, 4, 8 bytes */
+	OS_X2,
+	OS_X4,
+	OS_X8,
 };
 
 enum operand {
@@ -187,9 +192,10 @@ struct insn {
 	u16 row;       /* index into insn_rows */
 	u16 imm2;      /* ENTER's level, far pointer's selector, EXTRQ's second byte */
 	u8 len;        /* bytes, 1 to 15 */
-	u8 opsize;     /* 1, 2, 4, 8: of operand 0, or the effective operand size */
+	u8 opsize;     /* 1, 2, 4, 8: of the first sized operand that is no immediate, else the effective operand size */
 	u8 addrsize;   /* 2, 4, 8 */
 	u8 is_mem;     /* the r/m operand is in memory */
+	u16 mem_size;  /* its bytes (broadcast: one element); 0: only an address, or decided by the semantic function */
 	u8 reg, rm;    /* register numbers with REX/EVEX extensions; reg is also the /digit's */
 	u8 reg_off, rm_off; /* offset in bytes into cpu->gpr; AH..BH are +1 of their register */
 	u8 vvvv;       /* VEX/EVEX operand */
@@ -202,7 +208,7 @@ struct insn {
 	u8 rex;        /* the REX byte, 0 if none; bit 3 is W */
 	u8 modrm;
 	u8 opcode;
-	u8 w, l;       /* VEX/EVEX: W, vector length 0, 1, 2 */
+	u8 w, l;       /* VEX/EVEX: W, vector length 0, 1, 2 (2 with embedded rounding, whose mode is in bytes[]) */
 	u8 aaa, z, b;  /* EVEX: mask register, zeroing, broadcast/rounding */
 	u8 disp_off, imm_off, opcode_off; /* offsets in the instruction bytes, 0 if absent */
 	u8 bytes[15];
@@ -235,6 +241,17 @@ enum decode_status decode(struct insn *i, const u8 *p, unsigned avail, unsigned 
 static inline bool insn_gate_open(const struct cpu *c, const struct insn_row *r)
 {
 	return c->isa[r->isa / 64] >> (r->isa % 64) & 1;
+}
+
+/*
+ * Raises what stands before the execution of @r itself: #UD for a closed gate or a mode without it, #GP(0) for
+ * A_CPL0 (SDM vol. 3A, 6.9: the decoding faults come first). Needed only for rows where insn_is_checked().
+ */
+void insn_check(struct cpu *c, const struct insn_row *r);
+
+static inline bool insn_is_checked(const struct insn_row *r)
+{
+	return r->isa != ISA_BASE || r->space != ENC_LEGACY || (r->attr & (A_CPL0 | A_PROT));
 }
 
 static inline u64 insn_next(const struct cpu *c, const struct insn *i)

@@ -11,12 +11,7 @@
 #define ROW_FLAGS__(r, w, u) .flags_read = (r), .flags_written = (w), .flags_undefined = (u)
 
 const struct insn_row insn_rows[] = {
-#include "cpu/table_int.def"
-#include "cpu/table_system.def"
-#include "cpu/table_x87.def"
-#include "cpu/table_sse.def"
-#include "cpu/table_avx.def"
-#include "cpu/table_avx512.def"
+#include "cpu/table_all.def"
 };
 
 const unsigned nr_insn_rows = ARRAY_SIZE(insn_rows);
