@@ -209,8 +209,14 @@ struct tlb_entry {
 	u64 addend;
 };
 
-/* user; supervisor; supervisor with SMAP enforced (CR4.SMAP and !AC); supervisor with CR0.WP clear (text patching) */
-enum mmu_index { MMU_USER, MMU_KERNEL, MMU_KERNEL_SMAP, MMU_KERNEL_NOWP, NR_MMU_INDEX };
+/*
+ * User; supervisor, with SMAP enforced (CR4.SMAP and !AC) or not, with CR0.WP clear (text patching) or not.
+ * MMU_USER_ALIGN is user with alignment checks on (CR0.AM and AC): its array stays empty, so that every access
+ * takes the slow path, which checks and then uses MMU_USER's.
+ */
+enum mmu_index {
+	MMU_USER, MMU_KERNEL, MMU_KERNEL_SMAP, MMU_KERNEL_NOWP, MMU_KERNEL_NOWP_SMAP, MMU_USER_ALIGN, NR_MMU_INDEX
+};
 
 /* Non-global entries filled since the last flush, so that a CR3 write clears only those. */
 #define TLB_JOURNAL 512
@@ -219,7 +225,8 @@ struct tlb {
 	u16 journal_n; /* > TLB_JOURNAL: overflowed, sweep the whole array */
 	u16 journal[TLB_JOURNAL]; /* mmu_index << TLB_BITS | entry */
 	u8 global[NR_MMU_INDEX][TLB_SIZE / 8]; /* entries from pages with PTE.G */
-	u64 large_pages_seen; /* nonzero: an INVLPG must flush all, since a 2M/1G page fills many entries */
+	u8 large_bits[2]; /* by half of the address space: page_bits of the largest page seen, which INVLPG must drop whole */
+	u8 used; /* bit per MMU index: has been filled since the last full flush */
 };
 
 /* --- The processor --------------------------------------------------------------------------------*/
@@ -242,7 +249,7 @@ struct cpu {
 	u64 rflags;             /* whole and exact after every instruction */
 	struct tlb_entry *tlb;  /* tlbs->e[mmu_index] */
 	u64 code_page;          /* host page (hva & PAGE_MASK) of the block under execution; a store there sets smc */
-	bool smc;               /* the block under execution was written to: re-verify before the next instruction */
+	bool smc;               /* look up before the next instruction: the block under execution was written to, or db_pending */
 	u8 mode;                /* enum cpu_mode, derived */
 	u8 code_bits;           /* 16, 32, 64, derived */
 	u8 stack_bits;          /* 16, 32, 64, derived */
@@ -263,6 +270,7 @@ struct cpu {
 	u64 cr0, cr2, cr3, cr4, cr8, xcr0;
 	u64 efer;
 	u64 dr[4], dr6, dr7;
+	u64 db_pending; /* DR6 bits of breakpoints that the instruction under execution has hit: a #DB trap when it has retired */
 	u64 pdpte[4]; /* PAE paging: loaded by MOV CR3 (SDM vol. 3A, 4.4.1) */
 
 	/* MSRs that instructions use; the others live in msr[] (see cpu/msr.h). */

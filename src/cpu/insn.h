@@ -237,10 +237,15 @@ void decode_init(void);
  */
 enum decode_status decode(struct insn *i, const u8 *p, unsigned avail, unsigned code_bits);
 
+static inline bool cpu_has(const struct cpu *c, enum isa feature)
+{
+	return c->isa[feature / 64] >> (feature % 64) & 1;
+}
+
 /* The row may execute on this CPU (CPUID). */
 static inline bool insn_gate_open(const struct cpu *c, const struct insn_row *r)
 {
-	return c->isa[r->isa / 64] >> (r->isa % 64) & 1;
+	return cpu_has(c, r->isa);
 }
 
 /*

@@ -21,6 +21,10 @@ void mem_write_slow(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, u64 
 u64 mem_read_system(struct cpu *c, u64 la, unsigned size);
 void mem_write_system(struct cpu *c, u64 la, unsigned size, u64 value);
 
+/* As code at another privilege level would: the stack that a transfer is about to switch to. */
+u64 mem_read_as(struct cpu *c, enum mmu_index idx, enum seg_reg seg, u64 la, unsigned size);
+void mem_write_as(struct cpu *c, enum mmu_index idx, enum seg_reg seg, u64 la, unsigned size, u64 value);
+
 /*
  * Any size, any crossing. mem_write_block checks every page before it writes one byte, so that it
  * either faults or is whole. mem_probe raises what an access of @size bytes would raise.

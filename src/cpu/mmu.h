@@ -27,6 +27,28 @@ bool mmu_translate(struct cpu *c, u64 la, u64 *gpa, bool *writable, bool *user);
 void tlb_flush_all(struct cpu *c);        /* global ones too: CR0/CR4 changes, map changes, dirty log */
 void tlb_flush_nonglobal(struct cpu *c);  /* MOV CR3 */
 void tlb_flush_page(struct cpu *c, u64 la); /* INVLPG */
+void tlb_flush_pkru(struct cpu *c);         /* PKRU has changed (WRPKRU, XRSTOR) */
+
+/* How an access at privilege level @cpl looks at memory now. */
+static inline enum mmu_index mmu_index_at(const struct cpu *c, unsigned cpl)
+{
+	if (cpl == 3)
+		return (c->cr0 & CR0_AM) && (c->rflags & FL_AC) ? MMU_USER_ALIGN : MMU_USER;
+	bool smap = (c->cr4 & CR4_SMAP) && !(c->rflags & FL_AC);
+	return c->cr0 & CR0_WP ? MMU_KERNEL + smap : MMU_KERNEL_NOWP + smap;
+}
+
+/* Implicit supervisor accesses: AC does not lift SMAP for them (SDM vol. 3A, 4.6.1). */
+static inline enum mmu_index mmu_index_system(const struct cpu *c)
+{
+	return (c->cr0 & CR0_WP ? MMU_KERNEL : MMU_KERNEL_NOWP) + !!(c->cr4 & CR4_SMAP);
+}
+
+static inline bool la_canonical(const struct cpu *c, u64 la)
+{
+	unsigned unused = 64 - c->maxlinear;
+	return (u64)((s64)(la << unused) >> unused) == la;
+}
 
 /*
  * Slow half of every access: walk, fill the TLB, return the host address of @la, whose @size bytes lie in one page.
