@@ -681,7 +681,7 @@ enum decode_status decode(struct insn *i, const u8 *p, unsigned avail, unsigned 
 
 void insn_check(struct cpu *c, const struct insn_row *r)
 {
-	if (!insn_gate_open(c, r))
+	if (!insn_gate_open(c, r) && !(r->attr & A_OLDER))
 		raise_ud(c);
 	/* VEX and EVEX are not recognised outside of protected mode (SDM vol. 2, 2.3.5.1). */
 	if (((r->attr & A_PROT) || r->space != ENC_LEGACY) && !cpu_protected(c))

@@ -164,6 +164,7 @@ enum isa {
 #define A_SHADOW BIT(21)   /* blocks interrupts for one instruction */
 #define A_VSIB BIT(22)     /* memory operand with a vector index */
 #define A_NOWAIT BIT(23)   /* x87: does not check pending exceptions (FNINIT, FNSTSW, ...) */
+#define A_OLDER BIT(24)    /* closed gate: the bytes are an older instruction, not #UD (TZCNT is BSF); sem does either, COPY only with the gate open */
 
 struct insn_row {
 	const char *name;

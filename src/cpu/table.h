@@ -15,10 +15,10 @@
  * opcodes   consecutive opcodes that the row covers (8 with a Z operand, 16 for Jcc), else 1
  * modrm     MODRM_* combination
  * sem       &sem_xxx, or NULL for COPY rows that run through the engine's thunk
+ * OPS and FLAGS are parenthesised lists, so that they pass through such macros as one argument; no operands: OPS(none).
  * Files with many rows of one shape define shorter macros in terms of ROW and undefine them at their end.
  */
-#define OPS(...) {ROW_OPS_(__VA_ARGS__, none, none, none, none)}
-#define ROW_OPS_(a, b, c, d, ...) OP_##a, OP_##b, OP_##c, OP_##d
-#define FLAGS(r, w, u) (r), (w), (u)
+#define OPS(...) (__VA_ARGS__)
+#define FLAGS(r, w, u) (r, w, u)
 
 #endif
