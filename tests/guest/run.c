@@ -1,0 +1,311 @@
+/*
+ * Runs one guest image on struct kvm_if and passes its TAP lines on.
+ *
+ * usage: run [-c CPUS] [-t SECONDS] IMAGE
+ * ANYKVM_TEST_KVM=sys takes the real /dev/kvm instead of libanykvm.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "anykvm.h"
+#include "kvm_if.h"
+
+#define RAM_SIZE (32u << 20)
+#define LOAD_ADDRESS 0x8000
+#define PORT_CONSOLE 0xe9
+#define PORT_EXIT 0xf4
+/* What a level-triggered test device answers to: a write sets the line of that GSI, see t_irq.c. */
+#define PORT_IRQ_HIGH 0xe0
+#define PORT_IRQ_LOW 0xe1
+/* An MMIO window with plain storage behind it, for MMIO tests. */
+#define MMIO_BASE 0xd0000000ull
+#define MMIO_SIZE 0x1000u
+
+struct machine {
+	const struct kvm_if *kvm;
+	int vm;
+	int nr_vcpus;
+	pthread_mutex_t lock; /* console, mmio, failed */
+	char line[256];
+	size_t line_len;
+	unsigned char mmio[MMIO_SIZE];
+	int mmio_accesses;
+	bool failed;
+	_Atomic int status; /* -1 while running */
+};
+
+struct vcpu {
+	struct machine *m;
+	int fd, index;
+	struct kvm_run *run;
+	pthread_t thread;
+};
+
+static int sys_open(void)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+static long sys_ioctl(int fd, unsigned long request, void *arg)
+{
+	int r = ioctl(fd, request, arg);
+	return r < 0 ? -errno : r;
+}
+
+static void *sys_mmap(int fd, size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static int sys_close(int fd)
+{
+	return close(fd) ? -errno : 0;
+}
+
+static const struct kvm_if sys_kvm_if = {"sys", sys_open, sys_ioctl, sys_mmap, sys_close};
+
+static void machine_fail(struct machine *m, const char *what, long detail)
+{
+	pthread_mutex_lock(&m->lock);
+	printf("not ok - %s (%ld)\n", what, detail);
+	m->failed = true;
+	pthread_mutex_unlock(&m->lock);
+	int running = -1;
+	atomic_compare_exchange_strong(&m->status, &running, 1);
+}
+
+static void machine_console(struct machine *m, char ch)
+{
+	pthread_mutex_lock(&m->lock);
+	if (ch == '\n' || m->line_len == sizeof(m->line) - 1) {
+		m->line[m->line_len] = 0;
+		puts(m->line);
+		if (!strncmp(m->line, "not ok", 6))
+			m->failed = true;
+		m->line_len = 0;
+	} else {
+		m->line[m->line_len++] = ch;
+	}
+	pthread_mutex_unlock(&m->lock);
+}
+
+static void vcpu_io(struct vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	struct machine *m = v->m;
+	unsigned char *data = (unsigned char *)run + run->io.data_offset;
+
+	for (unsigned n = 0; n < run->io.count; n++, data += run->io.size) {
+		if (run->io.direction == KVM_EXIT_IO_IN) {
+			/* A recognisable pattern: the port's low byte, counted up. */
+			for (unsigned b = 0; b < run->io.size; b++)
+				data[b] = (unsigned char)(run->io.port + b);
+			continue;
+		}
+		struct kvm_irq_level irq = {.irq = data[0], .level = run->io.port == PORT_IRQ_HIGH};
+		switch (run->io.port) {
+		case PORT_CONSOLE:
+			machine_console(m, (char)data[0]);
+			break;
+		case PORT_EXIT:
+			atomic_store(&m->status, data[0]);
+			break;
+		case PORT_IRQ_HIGH:
+		case PORT_IRQ_LOW:
+			m->kvm->ioctl(m->vm, KVM_IRQ_LINE, &irq);
+			break;
+		}
+	}
+}
+
+static void vcpu_mmio(struct vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	struct machine *m = v->m;
+	unsigned long off = run->mmio.phys_addr - MMIO_BASE;
+
+	if (run->mmio.phys_addr < MMIO_BASE || off + run->mmio.len > MMIO_SIZE) {
+		memset(run->mmio.data, 0xff, run->mmio.is_write ? 0 : sizeof(run->mmio.data));
+		return;
+	}
+	pthread_mutex_lock(&m->lock);
+	if (run->mmio.is_write)
+		memcpy(m->mmio + off, run->mmio.data, run->mmio.len);
+	else
+		memcpy(run->mmio.data, m->mmio + off, run->mmio.len);
+	pthread_mutex_unlock(&m->lock);
+}
+
+static void *vcpu_thread(void *arg)
+{
+	struct vcpu *v = arg;
+	struct machine *m = v->m;
+
+	while (atomic_load(&m->status) < 0) {
+		long r = m->kvm->ioctl(v->fd, KVM_RUN, NULL);
+		if (r == -EINTR || r == -EAGAIN)
+			continue;
+		if (r < 0) {
+			machine_fail(m, "KVM_RUN", r);
+			break;
+		}
+		switch (v->run->exit_reason) {
+		case KVM_EXIT_IO:
+			vcpu_io(v);
+			break;
+		case KVM_EXIT_MMIO:
+			vcpu_mmio(v);
+			break;
+		case KVM_EXIT_INTR:
+			break;
+		default: {
+			struct kvm_regs regs;
+			if (!m->kvm->ioctl(v->fd, KVM_GET_REGS, &regs))
+				printf("# cpu %d rip %#llx rsp %#llx\n", v->index, regs.rip, regs.rsp);
+			machine_fail(m, "exit_reason", v->run->exit_reason);
+		}
+		}
+	}
+	return NULL;
+}
+
+static void kick_handler(int sig)
+{
+	anykvm_signal();
+}
+
+static int vcpu_create(struct machine *m, struct vcpu *v, int index, struct kvm_cpuid2 *cpuid)
+{
+	struct kvm_sregs sregs;
+	struct kvm_regs regs = {.rip = LOAD_ADDRESS, .rflags = 2};
+
+	*v = (struct vcpu){.m = m, .index = index};
+	v->fd = (int)m->kvm->ioctl(m->vm, KVM_CREATE_VCPU, (void *)(long)index);
+	if (v->fd < 0)
+		return v->fd;
+	long size = m->kvm->ioctl(m->kvm->open(), KVM_GET_VCPU_MMAP_SIZE, NULL);
+	v->run = m->kvm->mmap(v->fd, (size_t)size);
+	if (!v->run)
+		return -errno;
+	for (unsigned n = 0; n < cpuid->nent; n++)
+		if (cpuid->entries[n].function == 1)
+			cpuid->entries[n].ebx = (cpuid->entries[n].ebx & 0xffffff) | (unsigned)index << 24;
+	long r = m->kvm->ioctl(v->fd, KVM_SET_CPUID2, cpuid);
+	if (r < 0 || index)
+		return (int)r;
+	r = m->kvm->ioctl(v->fd, KVM_GET_SREGS, &sregs);
+	sregs.cs.base = sregs.cs.selector = 0;
+	if (r >= 0)
+		r = m->kvm->ioctl(v->fd, KVM_SET_SREGS, &sregs);
+	if (r >= 0)
+		r = m->kvm->ioctl(v->fd, KVM_SET_REGS, &regs);
+	return (int)r;
+}
+
+static int load_image(const char *path, unsigned char *ram)
+{
+	FILE *f = fopen(path, "rb");
+
+	if (!f)
+		return -errno;
+	size_t n = fread(ram + LOAD_ADDRESS, 1, RAM_SIZE - LOAD_ADDRESS, f);
+	fclose(f);
+	return n ? 0 : -EINVAL;
+}
+
+static int machine_create(struct machine *m, const char *image)
+{
+	int sys = m->kvm->open();
+
+	if (sys < 0)
+		return sys;
+	unsigned char *ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (ram == MAP_FAILED)
+		return -errno;
+	int r = load_image(image, ram);
+	if (r)
+		return r;
+	m->vm = (int)m->kvm->ioctl(sys, KVM_CREATE_VM, NULL);
+	m->kvm->close(sys);
+	if (m->vm < 0)
+		return m->vm;
+	struct kvm_userspace_memory_region region = {.memory_size = RAM_SIZE, .userspace_addr = (unsigned long)ram};
+	struct kvm_pit_config pit = {0};
+	m->kvm->ioctl(m->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul);
+	r = (int)m->kvm->ioctl(m->vm, KVM_SET_USER_MEMORY_REGION, &region);
+	if (!r)
+		r = (int)m->kvm->ioctl(m->vm, KVM_CREATE_IRQCHIP, NULL);
+	if (!r)
+		r = (int)m->kvm->ioctl(m->vm, KVM_CREATE_PIT2, &pit);
+	return r;
+}
+
+int main(int argc, char **argv)
+{
+	static struct machine m = {.lock = PTHREAD_MUTEX_INITIALIZER, .status = -1, .nr_vcpus = 1};
+	static struct vcpu vcpus[8];
+	static struct { struct kvm_cpuid2 c; struct kvm_cpuid_entry2 e[256]; } cpuid = {.c = {.nent = 256}};
+	const char *which = getenv("ANYKVM_TEST_KVM");
+	int opt, seconds = 60, r;
+
+	while ((opt = getopt(argc, argv, "c:t:")) != -1) {
+		if (opt == 'c')
+			m.nr_vcpus = atoi(optarg);
+		else if (opt == 't')
+			seconds = atoi(optarg);
+		else
+			return 2;
+	}
+	if (optind != argc - 1 || m.nr_vcpus < 1 || m.nr_vcpus > 8) {
+		fprintf(stderr, "usage: run [-c CPUS] [-t SECONDS] IMAGE\n");
+		return 2;
+	}
+	m.kvm = which && !strcmp(which, "sys") ? &sys_kvm_if : &anykvm_kvm_if;
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	signal(SIGUSR1, kick_handler);
+
+	r = machine_create(&m, argv[optind]);
+	if (!r)
+		r = (int)m.kvm->ioctl(m.kvm->open(), KVM_GET_SUPPORTED_CPUID, &cpuid);
+	for (int n = 0; !r && n < m.nr_vcpus; n++)
+		r = vcpu_create(&m, &vcpus[n], n, &cpuid.c);
+	if (r) {
+		printf("not ok - machine set-up: %s\n", strerror(-r));
+		return 1;
+	}
+	for (int n = 0; n < m.nr_vcpus; n++)
+		pthread_create(&vcpus[n].thread, NULL, vcpu_thread, &vcpus[n]);
+	for (int tick = 0; atomic_load(&m.status) < 0; tick++) {
+		usleep(2000);
+		if (tick > seconds * 500)
+			machine_fail(&m, "time out after seconds", seconds);
+	}
+	for (int n = 0; n < m.nr_vcpus; n++) {
+		/* The signal may come just before KVM_RUN: set immediate_exit first and repeat until the thread is gone. */
+		struct timespec until;
+		do {
+			vcpus[n].run->immediate_exit = 1;
+			pthread_kill(vcpus[n].thread, SIGUSR1);
+			clock_gettime(CLOCK_REALTIME, &until);
+			until.tv_nsec += 10000000;
+			if (until.tv_nsec >= 1000000000) {
+				until.tv_sec++;
+				until.tv_nsec -= 1000000000;
+			}
+		} while (pthread_timedjoin_np(vcpus[n].thread, NULL, &until) == ETIMEDOUT);
+	}
+	return m.failed || atomic_load(&m.status) ? 1 : 0;
+}
