@@ -6,7 +6,7 @@ SAN     ?=
 OPT     ?= -O2
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter -Wvla
 CFLAGS  ?= $(OPT) -g
-ALL_CFLAGS := -std=gnu17 $(CFLAGS) $(WARN) $(SAN) -fPIC -fno-strict-aliasing -pthread -Isrc -Iinclude -MMD -MP
+ALL_CFLAGS := -std=gnu17 -D_GNU_SOURCE= $(CFLAGS) $(WARN) $(SAN) -fPIC -fno-strict-aliasing -pthread -Isrc -Iinclude -MMD -MP
 LIBS    := -lzstd -lz -llzma -llz4 -pthread
 
 KERNEL_HALF := base cpu engine irqchip kvm front

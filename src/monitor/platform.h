@@ -26,7 +26,11 @@
 #define PLATFORM_COM1_IRQ 4
 #define PLATFORM_COM2_IRQ 3
 
-/* Keyboard controller. */
+/*
+ * Keyboard controller: its reset pulse and A20 gate work, but no keyboard and
+ * no mouse hang on it, so the guest is told not to look for them.
+ */
+#define PLATFORM_HAS_KEYBOARD 0
 #define PLATFORM_I8042_DATA_PORT 0x60
 #define PLATFORM_I8042_COMMAND_PORT 0x64
 #define PLATFORM_KBD_IRQ 1
