@@ -21,9 +21,19 @@ unsigned cpuid_supported(struct cpuid_entry *e, unsigned max);
 /* The CPUID instruction: EAX and ECX in, the four registers out. Dynamic bits (OSXSAVE, APIC, OSPKE, XSAVE sizes) are computed. */
 void cpuid_execute(const struct cpu *c, u32 function, u32 index, u32 out[4]);
 
-/* Installs a table (copied) and derives isa, maxphyaddr. 0, -ENOMEM, -EINVAL. */
+/*
+ * Installs a table (copied) and derives isa, maxphyaddr. 0, -ENOMEM, -EINVAL (more than CPUID_MAX_ENTRIES).
+ * An empty table opens everything on offer, as for a vCPU whose client has not called KVM_SET_CPUID2.
+ */
+#define CPUID_MAX_ENTRIES 256u
 int cpuid_set(struct cpu *c, const struct cpuid_entry *e, unsigned n);
 
 const struct cpuid_entry *cpuid_find(const struct cpu *c, u32 function, u32 index);
+
+/* A bit of the guest's table (@reg: 0 EAX to 3 EDX); false when the leaf is absent. */
+bool cpuid_has(const struct cpu *c, u32 function, u32 index, unsigned reg, unsigned bit);
+/* The guest's vendor, and the host's, is AMD or Hygon. */
+bool cpuid_amd(const struct cpu *c);
+bool cpuid_host_amd(void);
 
 #endif

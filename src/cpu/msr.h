@@ -20,6 +20,9 @@ unsigned msr_list(u32 *index, unsigned max, bool feature);
 /* Value of a feature MSR for the system ioctl KVM_GET_MSRS. */
 enum msr_result msr_feature(u32 index, u64 *value);
 
+/* CPUID raises #GP(0) now: MISC_FEATURES_ENABLES asks for it and CPL is not 0. */
+bool cpuid_faulting(const struct cpu *c);
+
 void msr_reset(struct cpu *c, bool init);
 unsigned msr_count(void); /* size of cpu->msr */
 
