@@ -1,12 +1,17 @@
-# anykvm: make, make test, make boot, make bench, make install. See README.md.
-CC      ?= gcc
+# anykvm: make, make test, make boot, make bench, make check, make install. See README.md.
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 PREFIX  ?= /usr/local
+DESTDIR ?=
 B       ?= build
 SAN     ?=
 OPT     ?= -O2
+JOBS    ?= $(shell nproc)
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter -Wvla
 CFLAGS  ?= $(OPT) -g
-ALL_CFLAGS := -std=gnu17 -D_GNU_SOURCE= $(CFLAGS) $(WARN) $(SAN) -fPIC -fno-strict-aliasing -pthread -Isrc -Iinclude -MMD -MP
+ALL_CFLAGS := -std=gnu17 -D_GNU_SOURCE= $(CFLAGS) $(WARN) $(SAN) -fPIC -fno-strict-aliasing -pthread -Isrc -Iinclude \
+	-MMD -MP
 LIBS    := -lzstd -lz -llzma -llz4 -pthread
 
 KERNEL_HALF := base cpu engine irqchip kvm front
@@ -32,8 +37,72 @@ $B/libanykvm.so: $(lib_obj)
 $B/anykvm: $(mon_obj) $B/libanykvm.a
 	$(CC) $(ALL_CFLAGS) -o $@ $(mon_obj) $B/libanykvm.a $(LIBS)
 
+# Tests. In each of these folders test_*.c are programs and the other files are linked into all of them.
+TEST_DIRS := unit abi isa boot
+TEST_LIBS := -lcmocka -lZydis $(LIBS)
+
+# The monitor's objects for tests; a test's own main() keeps the program's out.
+$B/libmonitor.a: $(mon_obj)
+	@rm -f $@
+	ar rcs $@ $^
+
+define test_dir
+$1_helpers := $(patsubst %.c,$B/%.o,$(filter-out tests/$1/test_%,$(wildcard tests/$1/*.c)))
+$1_tests := $(patsubst %.c,$B/%,$(wildcard tests/$1/test_*.c))
+$$($1_tests): $B/%: $B/%.o $$($1_helpers) $B/libmonitor.a $B/libanykvm.a
+	$$(CC) $$(ALL_CFLAGS) -o $$@ $$^ $$(TEST_LIBS)
+endef
+$(foreach d,$(TEST_DIRS),$(eval $(call test_dir,$d)))
+-include tests/guest/rules.mk
+
+unit-tests: $(unit_tests)
+guest-tests: $B/tests/guest/run $(guest_images)
+tests: unit-tests guest-tests $(abi_tests) $(isa_tests) $(boot_tests)
+
+# Fuzz targets are linked by clang with libFuzzer, over objects built with its coverage and ASan (B and SAN are set so).
+fuzzers := $(patsubst %.c,$B/%,$(wildcard tests/fuzz/fuzz_*.c))
+$(fuzzers): $B/%: $B/%.o $B/libmonitor.a $B/libanykvm.a
+	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+fuzzers: $(fuzzers)
+
+asan-build:
+	+@$(MAKE) --no-print-directory B=$B/asan OPT=-O1 \
+		SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" unit-tests
+tsan-build:
+	+@$(MAKE) --no-print-directory B=$B/tsan SAN=-fsanitize=thread guest-tests
+fuzz-build:
+	+@$(MAKE) --no-print-directory B=$B/fuzz CC=clang OPT=-O1 SAN=-fsanitize=fuzzer-no-link,address fuzzers
+
+check:
+	@tools/check-includes
+
+test:
+	@tools/setup test
+	@tools/run-tests $B $(JOBS)
+
+boot:
+	@tools/setup boot
+	@$(MAKE) --no-print-directory -s -j$(JOBS) all
+	@tools/boot $B
+
+bench:
+	@tools/setup test
+	@tools/setup bench
+	@$(MAKE) --no-print-directory -s -j$(JOBS) all $(bench_programs)
+	@tools/bench $B $(BENCH_ARGS)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include \
+		$(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $B/anykvm $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $B/libanykvm.so $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 $B/libanykvm.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 include/anykvm.h include/kvm_if.h $(DESTDIR)$(PREFIX)/include/
+	install -m 644 docs/anykvm.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+
 clean:
 	rm -rf $B
 
--include $(lib_obj:.o=.d) $(mon_obj:.o=.d)
-.PHONY: all clean
+-include $(shell find $B -name '*.d' 2>/dev/null)
+.PHONY: all unit-tests guest-tests tests fuzzers asan-build tsan-build fuzz-build check test boot bench install clean
+.SECONDARY:

@@ -12,4 +12,4 @@ $B/tests/guest/%.bin: tests/guest/%.c tests/guest/guest.c tests/guest/guest.h te
 
 $B/tests/guest/run: tests/guest/run.c $B/libanykvm.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -D_GNU_SOURCE -o $@ $^ -pthread
+	$(CC) $(ALL_CFLAGS) -o $@ $^ -pthread
