@@ -4,16 +4,80 @@
 
 #include "cpu/cpu.h"
 
+/* State components (SDM vol. 1, 13.1): bits of XCR0, XSTATE_BV and fpu_state.xinuse, numbers of CPUID 0xD sub-leaves. */
+enum xcomp { XC_X87 = 0, XC_SSE = 1, XC_AVX = 2, XC_OPMASK = 5, XC_ZMM_HI256 = 6, XC_HI16_ZMM = 7, XC_PKRU = 9, NR_XC = 10 };
+#define XF(n) BIT64(XC_##n)
+#define XF_AVX512 (XF(OPMASK) | XF(ZMM_HI256) | XF(HI16_ZMM))
+
+#define MXCSR_RESET 0x1f80u
+#define MXCSR_MASK 0xffffu    /* settable bits, as FXSAVE reports them; AMD's misaligned mode (bit 17) is not offered */
+#define MXCSR_MASKS 0x1f80u   /* the six exception masks, 7 above their flags */
+#define MXCSR_FLAGS 0x3fu
+
+/* Offsets in an FXSAVE image and an XSAVE area (SDM vol. 1, 10.5.1 and 13.4). */
+#define FX_FCW 0
+#define FX_FSW 2
+#define FX_FTW 4  /* abridged: a bit per physical register, 1 when not empty */
+#define FX_FOP 6
+#define FX_FIP 8
+#define FX_FDP 16
+#define FX_MXCSR 24
+#define FX_MXCSR_MASK 28
+#define FX_ST 32  /* 16 bytes each, ST(0) first */
+#define FX_XMM 160
+#define XSAVE_LEGACY 512
+#define XSAVE_BV 512
+#define XSAVE_XCOMP_BV 520
+#define XSAVE_EXTENDED 576
+#define XCOMP_COMPACTED BIT64(63)
+
+/* x87 status word. */
+#define FSW_EXCEPTIONS 0x3f
+#define FSW_ES 0x80
+#define FSW_B 0x8000
+#define FSW_TOP(fsw) ((fsw) >> 11 & 7)
+
+static inline u16 fx_get16(const u8 *image, unsigned off)
+{
+	u16 v;
+	__builtin_memcpy(&v, image + off, 2);
+	return v;
+}
+
+static inline void fx_put16(u8 *image, unsigned off, u16 v)
+{
+	__builtin_memcpy(image + off, &v, 2);
+}
+
 void fpu_reset(struct fpu_state *f); /* FNINIT values, MXCSR 0x1f80, all else zero */
+
+/* FNINIT: the x87 part alone. */
+void fpu_init_x87(struct fpu_state *f);
+
+/* FSW.ES and B follow from the exception flags and the masks in FCW. After either word was loaded. */
+void fpu_update_es(struct fpu_state *f);
+
+/* What every MMX instruction does before it executes: TOP becomes 0 and all registers valid (SDM vol. 1, 9.5.1). */
+void fpu_enter_mmx(struct fpu_state *f);
 
 /* XSAVE standard format, @size bytes (at least 576), all components of @xcr0. Reading validates MXCSR and XSTATE_BV: false when bad. */
 void fpu_to_xsave(const struct fpu_state *f, u64 xcr0, u8 *area, unsigned size);
 bool fpu_from_xsave(struct fpu_state *f, u64 xcr0, const u8 *area, unsigned size);
+
+/*
+ * One component, in its own layout (x87 and SSE: at their places of the 512-byte legacy area, MXCSR apart).
+ * Outside of 64-bit mode (@long_mode false) registers 8 and up are neither saved nor changed (SDM vol. 1, 13.5).
+ */
+void xcomp_save(const struct fpu_state *f, enum xcomp n, u8 *to, bool long_mode);
+void xcomp_load(struct fpu_state *f, enum xcomp n, const u8 *from, bool long_mode);
+void xcomp_reset(struct fpu_state *f, enum xcomp n, bool long_mode);
 
 /* Components that host and engines support (XCR0 bits), and the size of the standard-format area for a set of them. */
 u64 xsave_supported(void);
 unsigned xsave_size(u64 xcr0, bool compacted);
 /* Offset and size of component @n in the standard format, as CPUID 0xD says. */
 void xsave_component(unsigned n, unsigned *offset, unsigned *size);
+/* Offset of component @n, 2 and up, in the compacted format with the components @xcomp. */
+unsigned xsave_compacted_offset(u64 xcomp, unsigned n);
 
 #endif
