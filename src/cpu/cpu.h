@@ -249,7 +249,7 @@ struct cpu {
 	u64 rflags;             /* whole and exact after every instruction */
 	struct tlb_entry *tlb;  /* tlbs->e[mmu_index] */
 	u64 code_page;          /* host page (hva & PAGE_MASK) of the block under execution; a store there sets smc */
-	bool smc;               /* look up before the next instruction: the block under execution was written to, or db_pending */
+	bool smc;               /* the block under execution was written to: re-verify before the next instruction */
 	u8 mode;                /* enum cpu_mode, derived */
 	u8 code_bits;           /* 16, 32, 64, derived */
 	u8 stack_bits;          /* 16, 32, 64, derived */
@@ -270,7 +270,6 @@ struct cpu {
 	u64 cr0, cr2, cr3, cr4, cr8, xcr0;
 	u64 efer;
 	u64 dr[4], dr6, dr7;
-	u64 db_pending; /* DR6 bits of breakpoints that the instruction under execution has hit: a #DB trap when it has retired */
 	u64 pdpte[4]; /* PAE paging: loaded by MOV CR3 (SDM vol. 3A, 4.4.1) */
 
 	/* MSRs that instructions use; the others live in msr[] (see cpu/msr.h). */

@@ -47,18 +47,4 @@ bool xcr0_write(struct cpu *c, u64 v); /* false: #GP */
 u64 dr_read(struct cpu *c, unsigned n);
 void dr_write(struct cpu *c, unsigned n, u64 v);
 
-/* Kinds of breakpoints: the R/W fields of DR7. */
-enum dr_kind { DR_EXEC, DR_WRITE, DR_IO, DR_ACCESS };
-/*
- * DR6 bits (B0 to B3) of the enabled breakpoints that an access of @size bytes at @addr hits; @kind is DR_EXEC,
- * DR_WRITE, DR_IO or, for a read, DR_ACCESS. While the client debugs the guest, its registers stand for the guest's.
- */
-u64 dr_match(const struct cpu *c, enum dr_kind kind, u64 addr, unsigned size);
-/* After a change of breakpoint registers other than by dr_write: takes the watched pages out of the TLB. */
-void dr_changed(struct cpu *c);
-static inline u64 dr7_effective(const struct cpu *c)
-{
-	return c->guest_debug & GUEST_DEBUG_HW_BP ? c->guest_dr7 : c->dr7;
-}
-
 #endif
