@@ -17,7 +17,11 @@ struct i8254 {
 	struct irqchip *chip;
 	struct kvm_pit_state2 state;
 	bool speaker;      /* port 61h is ours (KVM_PIT_SPEAKER_DUMMY) */
-	u8 null_count;     /* a bit per channel: a control word without its count so far (status bit 6) */
+	/* A bit per channel; not part of the saved state. */
+	u8 null_count;     /* a control word without its count so far (status bit 6) */
+	u8 untriggered;    /* modes 1 and 5: a count waits for its first trigger */
+	u8 stopped;        /* the counter stands still since stop_time[] */
+	u64 stop_time[3];  /* ns */
 
 	/* Interrupts of channel 0. */
 	u64 deadline;      /* ns; IRQCHIP_NEVER when none is due */

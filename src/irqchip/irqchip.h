@@ -107,6 +107,9 @@ int irqchip_deliver(struct irqchip *chip, struct lapic *src, const struct apic_m
 /* Tells owner and PIT that the guest ended an interrupt of @pin of @irqchip (KVM_IRQCHIP_*; PIC pins 0 to 15). */
 void irqchip_notify_ack(struct irqchip *chip, u32 irqchip, u32 pin);
 
+/* A pin of @irqchip became unmasked. */
+void irqchip_notify_unmask(struct irqchip *chip, u32 irqchip, u32 pin);
+
 /* LAPIC whose x2APIC id is @id, or NULL. */
 struct lapic *irqchip_find_lapic(const struct irqchip *chip, u32 id);
 

@@ -54,9 +54,9 @@ struct lapic {
 	void *vcpu;     /* the owner's, handed to callbacks */
 	u32 id;         /* x2APIC id and initial xAPIC id */
 	bool bsp;
-	bool has_x2apic;       /* from CPUID; the owner sets these three */
+	bool has_x2apic;       /* from CPUID; true until the owner sets these two */
 	bool has_tsc_deadline;
-	u8 nr_lvt;      /* 6, or 7 with CMCI (MCG_CMCI_P) */
+	u8 nr_lvt;      /* 6; the owner sets 7 to have the CMCI entry (MCG_CMCI_P) */
 
 	u64 base_msr;   /* IA32_APIC_BASE; change with lapic_set_base() */
 	u32 reg[256];   /* the register page of kvm_lapic_state: reg[offset / 4] */
@@ -90,6 +90,10 @@ static inline bool lapic_x2apic(const struct lapic *l)
 {
 	return (l->base_msr & (LAPIC_BASE_ENABLE | LAPIC_BASE_X2APIC)) == (LAPIC_BASE_ENABLE | LAPIC_BASE_X2APIC);
 }
+
+static inline bool lapic_sw_enabled(const struct lapic *l) { return l->reg[LAPIC_SVR / 4] & LAPIC_SVR_ENABLE; }
+/* Processor priority: the higher class of TPR and the highest vector in service (SDM vol. 3A, 11.8.3.1). */
+u8 lapic_ppr(const struct lapic *l);
 
 /*
  * The xAPIC page. True when @gpa lies in the page that IA32_APIC_BASE names (then also in states in which the page

@@ -27,12 +27,13 @@ struct route {
 struct routing {
 	u32 nr;
 	u16 start[ROUTING_MAX_GSI + 1]; /* routes of GSI g: route[start[g]] up to route[start[g + 1]] */
+	s16 gsi_of[KVM_NR_IRQCHIPS][KVM_IOAPIC_NUM_PINS]; /* by KVM_IRQCHIP_* and pin (PICs: 0 to 15); -1 for none */
 	struct route route[];           /* by gsi */
 };
 
 /*
  * Replaces the table. 0, or -EINVAL (gsi, pin or chip out of range, flags, unknown type, a GSI twice on one chip or
- * together with an MSI, a pin with a split irqchip), -E2BIG is never given, -ENOMEM; on errors the old table stays.
+ * together with an MSI, a pin with a split irqchip, too many entries), -ENOMEM; on errors the old table stays.
  */
 int routing_set(struct irqchip *chip, const struct kvm_irq_routing_entry *entries, u32 nr);
 /* KVM's table after KVM_CREATE_IRQCHIP: GSI n at IOAPIC pin n, 0 to 15 at the PICs too. Empty for a split irqchip. */
