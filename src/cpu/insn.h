@@ -91,6 +91,8 @@ enum operand_kind {
 	OK_KB,    /* VEX.vvvv: mask register */
 	OK_VM,    /* memory with a vector index (gather, scatter) */
 	OK_ST,    /* x87 stack register in ModRM r/m */
+	OK_ST0,   /* x87 stack top, implied */
+	OK_XMM0,  /* XMM0, implied */
 };
 
 /* Operand sizes: fixed ones are bytes (1 to 64, and the odd ones of x87 and FXSAVE). */
@@ -165,6 +167,9 @@ enum isa {
 #define A_VSIB BIT(22)     /* memory operand with a vector index */
 #define A_NOWAIT BIT(23)   /* x87: does not check pending exceptions (FNINIT, FNSTSW, ...) */
 #define A_OLDER BIT(24)    /* closed gate: the bytes are an older instruction, not #UD (TZCNT is BSF); sem does either, COPY only with the gate open */
+#define A_E8 BIT(25)       /* EVEX masking: an element is 1 byte in memory; 2 with A_E16; else 8 or 4 by EVEX.W */
+#define A_E16 BIT(26)
+#define A_NF BIT(27)       /* EVEX masking does not suppress faults of the memory operand */
 
 struct insn_row {
 	const char *name;

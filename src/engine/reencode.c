@@ -1,0 +1,143 @@
+/* Re-emission of decoded instructions (SDM vol. 2, chapter 2). */
+#include "engine/reencode.h"
+
+#include <string.h>
+
+/* How the row's operands shape the encoding. */
+struct shape {
+	bool ok;
+	bool modrm;
+	bool z;        /* a register in the opcode */
+	bool sized;    /* the operand size is 2, 4, 8 by prefixes */
+	bool byte_reg, byte_rm;
+	bool w_size;   /* VEX.W is the operand size, which only 64-bit code has */
+};
+
+static struct shape shape_of(const struct insn_row *r)
+{
+	struct shape s = {.ok = !(r->attr & (A_VSIB | A_REP | A_REPZ)), .modrm = r->modrm & MODRM_ANY};
+
+	for (unsigned n = 0; n < ARRAY_SIZE(r->operand); n++) {
+		const struct operand_info *o = &operand_info[r->operand[n]];
+
+		switch (o->kind) {
+		case OK_J: case OK_A: case OK_O: case OK_X: case OK_Y: case OK_S: case OK_C: case OK_D: case OK_VM:
+			s.ok = false;
+			break;
+		case OK_Z:
+			s.z = true;
+			s.byte_rm = o->size == 1;
+			break;
+		case OK_G:
+			s.byte_reg = o->size == 1;
+			break;
+		case OK_E: case OK_R:
+			s.byte_rm = o->size == 1;
+			break;
+		default:
+			break;
+		}
+		s.sized |= o->size == OS_V || o->size == OS_Z;
+		s.w_size |= o->size == OS_Y;
+	}
+	return s;
+}
+
+static inline u8 *put(u8 *p, unsigned b)
+{
+	*p = (u8)b;
+	return p + 1;
+}
+
+/* ModRM and what belongs to it: [base] needs a SIB byte for RSP and R12, a displacement for RBP and R13. */
+static u8 *put_modrm(u8 *p, const struct insn *i, const struct reencode *to)
+{
+	unsigned reg = (to->reg & 7) << 3;
+
+	if (!i->is_mem)
+		return put(p, 0xc0 | reg | (to->rm & 7));
+	if ((to->base & 7) == RBP) {
+		p = put(p, 0x40 | reg | RBP);
+		return put(p, 0);
+	}
+	p = put(p, reg | (to->base & 7));
+	return (to->base & 7) == RSP ? put(p, 0x24) : p;
+}
+
+static u8 *put_legacy(u8 *p, const struct insn *i, const struct insn_row *r, const struct shape *s,
+		      const struct reencode *to)
+{
+	unsigned rm = i->is_mem ? to->base : to->rm;
+	unsigned rex = (i->rex & 8) | (s->modrm && (to->reg & 8) ? 4 : 0) | (rm & 8 ? 1 : 0);
+
+	if (i->lock)
+		p = put(p, 0xf0);
+	if (r->pp == PP_66 || (s->sized && i->opsize == 2))
+		p = put(p, 0x66);
+	if (r->pp == PP_F3 || r->pp == PP_F2)
+		p = put(p, r->pp == PP_F3 ? 0xf3 : 0xf2);
+	if ((s->byte_reg && to->reg >= 4) || (s->byte_rm && !i->is_mem && to->rm >= 4))
+		rex |= 0x40;
+	if (rex)
+		p = put(p, 0x40 | rex);
+	if (r->map)
+		p = put(p, 0x0f);
+	if (r->map > 1)
+		p = put(p, r->map == 2 ? 0x38 : 0x3a);
+	return put(p, s->z ? (i->opcode & 0xf8) | (to->rm & 7) : i->opcode);
+}
+
+static unsigned vex_pp(const struct insn_row *r)
+{
+	return r->pp == PP_66 ? 1 : r->pp == PP_F3 ? 2 : r->pp == PP_F2 ? 3 : 0;
+}
+
+/* The three-byte form always: it says everything. */
+static u8 *put_vex(u8 *p, const struct insn *i, const struct insn_row *r, const struct shape *s,
+		   const struct reencode *to)
+{
+	unsigned rm = i->is_mem ? to->base : to->rm;
+	unsigned w = s->w_size ? i->opsize == 8 : i->w;
+
+	p = put(p, 0xc4);
+	p = put(p, (to->reg & 8 ? 0 : 0x80) | 0x40 | (rm & 8 ? 0 : 0x20) | r->map);
+	p = put(p, w << 7 | (~to->vvvv & 15) << 3 | (i->l & 1) << 2 | vex_pp(r));
+	return put(p, i->opcode);
+}
+
+static u8 *put_evex(u8 *p, const struct insn *i, const struct insn_row *r, const struct shape *s,
+		    const struct reencode *to)
+{
+	unsigned rm = i->is_mem ? to->base : to->rm;
+	unsigned w = s->w_size ? i->opsize == 8 : i->w;
+	unsigned x = i->is_mem ? 0 : rm & 16;
+	unsigned last = i->bytes[i->opcode_off - 1]; /* z L'L b V' aaa: L'L may be a rounding mode */
+
+	p = put(p, 0x62);
+	p = put(p, (to->reg & 8 ? 0 : 0x80) | (x ? 0 : 0x40) | (rm & 8 ? 0 : 0x20) | (to->reg & 16 ? 0 : 0x10) | r->map);
+	p = put(p, w << 7 | (~to->vvvv & 15) << 3 | 4 | vex_pp(r));
+	p = put(p, (last & 0xf7) | (to->vvvv & 16 ? 0 : 8));
+	return put(p, i->opcode);
+}
+
+unsigned reencode(u8 *out, const struct insn *i, const struct reencode *to)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+	struct shape s = shape_of(r);
+	u8 *p = out;
+
+	if (!s.ok || (r->space == ENC_LEGACY && r->map == 0 && (i->opcode & 0xf0) == 0x40))
+		return 0;
+	switch (r->space) {
+	case ENC_VEX: p = put_vex(p, i, r, &s, to); break;
+	case ENC_EVEX: p = put_evex(p, i, r, &s, to); break;
+	default: p = put_legacy(p, i, r, &s, to); break;
+	}
+	if (s.modrm)
+		p = put_modrm(p, i, to);
+	if (i->imm_off) {
+		memcpy(p, i->bytes + i->imm_off, i->len - i->imm_off);
+		p += i->len - i->imm_off;
+	}
+	return (unsigned)(p - out);
+}
