@@ -181,10 +181,6 @@ int initrd_check(const struct file_image *file, const char *path, char error[BOO
 			if (starts_with(&at, formats[i].magic, formats[i].len))
 				format = &formats[i];
 		}
-		if (!format && c.left < file->size && *c.at == 0) { /* padding */
-			skip(&c, 1);
-			continue;
-		}
 		if (!format)
 			return c.left == file->size
 				       ? boot_fail(error, "initrd '%s' is neither a cpio archive, packed or not, nor a file system",
@@ -192,6 +188,8 @@ int initrd_check(const struct file_image *file, const char *path, char error[BOO
 				       : boot_fail(error, "initrd '%s' is damaged at byte %zu", path, file->size - c.left);
 		switch (format->walk(&c)) {
 		case COMPLETE:
+			while (c.left && *c.at == 0) /* padding */
+				skip(&c, 1);
 			break;
 		case TRUNCATED:
 			return boot_fail(error, "initrd '%s' is truncated", path);

@@ -17,13 +17,12 @@ _Static_assert(sizeof(struct boot_params) == PAGE_SIZE, "the zero page is a page
 /* A seed for the guest's random numbers, so that it need not gather them while it boots. Old kernels skip the type. */
 static bool write_rng_seed(const struct guest_ram *ram)
 {
-	struct {
-		struct setup_data head;
-		u8 seed[RNG_SEED_SIZE];
-	} data = { .head = { .type = SETUP_RNG_SEED, .len = RNG_SEED_SIZE } };
+	const struct setup_data head = { .type = SETUP_RNG_SEED, .len = RNG_SEED_SIZE };
+	u8 seed[RNG_SEED_SIZE];
 
-	return getrandom(data.seed, sizeof(data.seed), 0) == sizeof(data.seed) &&
-	       guest_ram_write(ram, BOOT_SETUP_DATA_ADDR, &data, sizeof(data.head) + sizeof(data.seed));
+	return getrandom(seed, sizeof(seed), 0) == sizeof(seed) &&
+	       guest_ram_write(ram, BOOT_SETUP_DATA_ADDR, &head, sizeof(head)) &&
+	       guest_ram_write(ram, BOOT_SETUP_DATA_ADDR + sizeof(head), seed, sizeof(seed));
 }
 
 int linux_prepare(const struct boot_config *config, const struct guest_ram *ram, const struct setup_header *hdr,
