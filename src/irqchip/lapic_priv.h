@@ -26,8 +26,14 @@ static inline bool vector_test(const struct lapic *l, unsigned base, u8 vector)
 {
 	return l->reg[(base + (vector >> 5) * 0x10) / 4] >> (vector & 31) & 1;
 }
-static inline void vector_set(struct lapic *l, unsigned base, u8 vector) { *vector_word(l, base, vector) |= BIT(vector & 31); }
-static inline void vector_clear(struct lapic *l, unsigned base, u8 vector) { *vector_word(l, base, vector) &= ~BIT(vector & 31); }
+static inline void vector_set(struct lapic *l, unsigned base, u8 vector)
+{
+	*vector_word(l, base, vector) |= BIT(vector & 31);
+}
+static inline void vector_clear(struct lapic *l, unsigned base, u8 vector)
+{
+	*vector_word(l, base, vector) &= ~BIT(vector & 31);
+}
 
 /* lapic.c: tells the vCPU when it has something to take. */
 void lapic_recheck(struct lapic *l);
