@@ -37,7 +37,7 @@ $B/libanykvm.so: $(lib_obj)
 $B/anykvm: $(mon_obj) $B/libanykvm.a
 	$(CC) $(ALL_CFLAGS) -o $@ $(mon_obj) $B/libanykvm.a $(LIBS)
 
-# Tests. In each of these folders test_*.c are programs and the other files are linked into all of them.
+# Tests. In each of these folders every file with a main() is a program; the other files are linked into all of them.
 TEST_DIRS := unit abi isa boot
 TEST_LIBS := -lcmocka -lZydis $(LIBS)
 
@@ -47,8 +47,9 @@ $B/libmonitor.a: $(mon_obj)
 	ar rcs $@ $^
 
 define test_dir
-$1_helpers := $(patsubst %.c,$B/%.o,$(filter-out tests/$1/test_%,$(wildcard tests/$1/*.c)))
-$1_tests := $(patsubst %.c,$B/%,$(wildcard tests/$1/test_*.c))
+$1_main := $(shell grep -ls '^int main\b' tests/$1/*.c)
+$1_helpers := $$(patsubst %.c,$B/%.o,$$(filter-out $$($1_main),$(wildcard tests/$1/*.c)))
+$1_tests := $$($1_main:%.c=$B/%)
 $$($1_tests): $B/%: $B/%.o $$($1_helpers) $B/libmonitor.a $B/libanykvm.a
 	$$(CC) $$(ALL_CFLAGS) -o $$@ $$^ $$(TEST_LIBS)
 endef
@@ -67,7 +68,7 @@ fuzzers: $(fuzzers)
 
 asan-build:
 	+@$(MAKE) --no-print-directory B=$B/asan OPT=-O1 \
-		SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" unit-tests
+		SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" unit-tests $(abi_tests:$B/%=$B/asan/%)
 tsan-build:
 	+@$(MAKE) --no-print-directory B=$B/tsan SAN=-fsanitize=thread guest-tests
 fuzz-build:
@@ -76,9 +77,17 @@ fuzz-build:
 check:
 	@tools/check-includes
 
+# For the runner: what it should find after a build.
+list-tests:
+	@echo $(unit_tests) $(abi_tests) $(isa_tests) $(guest_images) $(boot_tests) | tr ' ' '\n'
+list-asan:
+	@echo $(unit_tests:$B/%=$B/asan/%) $(abi_tests:$B/%=$B/asan/%) | tr ' ' '\n'
+list-fuzzers:
+	@echo $(fuzzers:$B/%=$B/fuzz/%) | tr ' ' '\n'
+
 test:
 	@tools/setup test
-	@tools/run-tests $B $(JOBS)
+	@tools/run-tests $B $(JOBS) $(ONLY)
 
 boot:
 	@tools/setup boot
@@ -104,5 +113,5 @@ clean:
 	rm -rf $B
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
-.PHONY: all unit-tests guest-tests tests fuzzers asan-build tsan-build fuzz-build check test boot bench install clean
+.PHONY: all list-tests list-asan list-fuzzers unit-tests guest-tests tests fuzzers asan-build tsan-build fuzz-build check test boot bench install clean
 .SECONDARY:
