@@ -281,9 +281,6 @@ void event_deliver(struct cpu *c, const struct event *e)
 {
 	c->delivering = *e;
 	apply_payload(c, e);
-	/* INT n in virtual-8086 mode needs IOPL 3 (SDM vol. 3B, 21.2.3: no VME here). */
-	if (c->mode == MODE_VM86 && e->type == EV_SOFTINT && (c->rflags & FL_IOPL) != FL_IOPL)
-		raise_gp0(c);
 	if (c->mode == MODE_REAL)
 		deliver_real(c, &c->delivering);
 	else if (c->efer & EFER_LMA)

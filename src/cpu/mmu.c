@@ -238,7 +238,9 @@ u32 mmu_walk(struct cpu *c, u64 la, enum access acc, enum mmu_index idx, bool se
 	struct walk w;
 
 	if (!(c->cr0 & CR0_PG)) {
-		*t = (struct translation){.gpa = la, .page_bits = PAGE_SHIFT, .writable = true, .user = true, .dirty = true};
+		/* Neither WP nor SMAP nor SMEP has a say: the page is always the accessor's own. */
+		*t = (struct translation){.gpa = la, .page_bits = PAGE_SHIFT, .writable = true, .user = idx_user(idx),
+					  .dirty = true};
 		return 0;
 	}
 	for (unsigned retry = 0; retry < WALK_RETRIES; retry++) {
