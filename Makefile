@@ -8,7 +8,7 @@ B       ?= build
 SAN     ?=
 OPT     ?= -O2
 JOBS    ?= $(shell nproc)
-WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter -Wvla
+WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter -Wno-missing-field-initializers -Wvla
 CFLAGS  ?= $(OPT) -g
 ALL_CFLAGS := -std=gnu17 -D_GNU_SOURCE= $(CFLAGS) $(WARN) $(SAN) -fPIC -fno-strict-aliasing -pthread -Isrc -Iinclude \
 	-MMD -MP
@@ -46,6 +46,9 @@ $B/libmonitor.a: $(mon_obj)
 	@rm -f $@
 	ar rcs $@ $^
 
+# cmocka's expectations longjmp out of test functions, for good.
+$B/tests/%.o: WARN += -Wno-clobbered
+
 define test_dir
 $1_main := $(shell grep -ls '^int main\b' tests/$1/*.c)
 $1_helpers := $$(patsubst %.c,$B/%.o,$$(filter-out $$($1_main),$(wildcard tests/$1/*.c)))
@@ -72,7 +75,8 @@ asan-build:
 tsan-build:
 	+@$(MAKE) --no-print-directory B=$B/tsan SAN=-fsanitize=thread guest-tests
 fuzz-build:
-	+@$(MAKE) --no-print-directory B=$B/fuzz CC=clang OPT=-O1 SAN=-fsanitize=fuzzer-no-link,address fuzzers
+	+@$(MAKE) --no-print-directory B=$B/fuzz CC=clang OPT=-O1 \
+		SAN="-fsanitize=fuzzer-no-link,address -Wno-unknown-warning-option" fuzzers
 
 check:
 	@tools/check-includes

@@ -44,6 +44,7 @@
 /* Small ports. */
 #define PLATFORM_POST_PORT 0x80
 #define PLATFORM_PORT92 0x92
+#define PLATFORM_DEBUGCON_PORT 0xe9   /* bytes written here go to the console */
 #define PLATFORM_DEBUG_EXIT_PORT 0xf4 /* a byte written here ends the run with that status */
 
 /* Reset control register, as PIIX/ICH have it; writing RESET_VALUE is a hard reset. */
