@@ -46,19 +46,17 @@ void device_fini(struct device *d)
 	d->state = NULL;
 }
 
-/* Lets the device notice the time and publishes its next deadline. The lock is held. */
-static void settle(struct device *d)
+/* Lets the device notice the time and tells the board of a new deadline, or when @fired of any. The lock is held. */
+static void settle(struct device *d, bool fired)
 {
 	if (!d->ops->tick)
 		return;
-	u64 old = d->deadline;
 	u64 next = d->ops->tick(d, d->board->ops->monotonic_ns(d->board));
 
-	if (next == old)
+	if (next == d->deadline && !fired)
 		return;
-	__atomic_store_n(&d->deadline, next, __ATOMIC_SEQ_CST);
-	if (next < old)
-		d->board->ops->deadline_moved(d->board, d);
+	d->deadline = next;
+	d->board->ops->set_deadline(d->board, d, next);
 }
 
 u64 device_read(struct device *d, unsigned region, u64 offset, unsigned size)
@@ -69,7 +67,7 @@ u64 device_read(struct device *d, unsigned region, u64 offset, unsigned size)
 		return value;
 	pthread_mutex_lock(&d->lock);
 	value = d->ops->read(d, region, offset, size);
-	settle(d);
+	settle(d, false);
 	pthread_mutex_unlock(&d->lock);
 	return value;
 }
@@ -80,7 +78,7 @@ void device_write(struct device *d, unsigned region, u64 offset, unsigned size, 
 		return;
 	pthread_mutex_lock(&d->lock);
 	d->ops->write(d, region, offset, size, value);
-	settle(d);
+	settle(d, false);
 	pthread_mutex_unlock(&d->lock);
 }
 
@@ -91,7 +89,7 @@ size_t device_input(struct device *d, const u8 *data, size_t n)
 	pthread_mutex_lock(&d->lock);
 	size_t taken = d->ops->input(d, data, n);
 
-	settle(d);
+	settle(d, false);
 	pthread_mutex_unlock(&d->lock);
 	return taken;
 }
@@ -99,6 +97,6 @@ size_t device_input(struct device *d, const u8 *data, size_t n)
 void device_tick(struct device *d)
 {
 	pthread_mutex_lock(&d->lock);
-	settle(d);
+	settle(d, true);
 	pthread_mutex_unlock(&d->lock);
 }

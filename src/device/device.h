@@ -70,7 +70,8 @@ struct board_ops {
 	void (*input_room)(struct board *b); /* the console's device can take input again */
 	u64 (*monotonic_ns)(struct board *b);
 	u64 (*wall_ns)(struct board *b); /* since 1970, UTC */
-	void (*deadline_moved)(struct board *b, struct device *d); /* d->deadline is now earlier than it was */
+	/* device_tick() is wanted at monotonic time @deadline_ns, in place of any time asked for before. */
+	void (*set_deadline)(struct board *b, struct device *d, u64 deadline_ns);
 	void (*stop)(struct board *b, enum stop_reason why, int status);
 };
 
@@ -79,7 +80,7 @@ struct board {
 	u64 ram_low, ram_high;       /* [I] bytes of RAM below and above 4 GiB */
 };
 
-/* Locking: [I] immutable once the machine runs, [d] device->lock, [a] atomic. */
+/* Locking: [I] immutable once the machine runs, [d] device->lock. */
 struct device {
 	const struct device_ops *ops;              /* [I] */
 	struct board *board;                       /* [I] */
@@ -90,7 +91,7 @@ struct device {
 	bool console;                              /* [I] wired to the terminal */
 	pthread_mutex_t lock;                      /* taken by device_read() and its kin, never by the device */
 	void *state;                               /* [d] */
-	u64 deadline;                              /* [a] monotonic ns, written under lock */
+	u64 deadline;                              /* [d] monotonic ns */
 };
 
 /* What a parts list says of one device. */
@@ -109,7 +110,7 @@ void device_fini(struct device *d);
 u64 device_read(struct device *d, unsigned region, u64 offset, unsigned size);
 void device_write(struct device *d, unsigned region, u64 offset, unsigned size, u64 value);
 size_t device_input(struct device *d, const u8 *data, size_t n);
-/* Runs what is due by now. */
+/* Runs what is due by now: the answer to set_deadline(). */
 void device_tick(struct device *d);
 
 /* Drives the device's own line. The lock is held. */
