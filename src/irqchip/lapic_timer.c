@@ -68,7 +68,7 @@ static void start(struct lapic *l, u32 count)
 	u64 t = now(l);
 
 	l->period = counts_to_ns(l, reg_get(l, LAPIC_TIMER_INIT));
-	if (!l->period) {
+	if (!l->period || timer_mode(l) == TIMER_RESERVED) {
 		set_deadline(l, IRQCHIP_NEVER);
 		return;
 	}
@@ -117,11 +117,11 @@ void lapic_timer_write_div(struct lapic *l, u32 value)
 
 void lapic_timer_write_lvt(struct lapic *l, u32 value)
 {
-	bool was = timer_mode(l) == TIMER_TSC_DEADLINE;
+	enum timer_mode was = timer_mode(l), is = mode_of(l, value);
 
 	reg_set(l, LAPIC_LVT_TIMER, value);
-	/* To and from TSC-deadline mode disarms the timer (SDM vol. 3A, 11.5.4.1). */
-	if (was == (timer_mode(l) == TIMER_TSC_DEADLINE))
+	/* To and from TSC-deadline mode disarms the timer (SDM vol. 3A, 11.5.4.1); the reserved mode is none at all. */
+	if (is != TIMER_RESERVED && (was == TIMER_TSC_DEADLINE) == (is == TIMER_TSC_DEADLINE))
 		return;
 	reg_set(l, LAPIC_TIMER_INIT, 0);
 	lapic_timer_stop(l);
