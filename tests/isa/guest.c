@@ -1,0 +1,243 @@
+/*
+ * The interpreter as a test subject: a vCPU in 64-bit mode at CPL 3, with the descriptors that Linux gives its
+ * programs, page tables over the two windows, and an IDT so that faults are delivered in full.
+ *
+ * One instruction is run by asking for an NMI window with interrupts shadowed: the shadow lets one instruction through.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cpu/cpuid.h"
+#include "cpu/mmu.h"
+#include "engine/x86_ops.h"
+#include "isa.h"
+
+/* The guest's own memory, at guest physical 0 and above; supervisor pages at the top of the address space. */
+#define SYS_SIZE 0x10000u
+#define SYS_BASE 0xffffffff80000000ull
+enum {
+	PML4 = 0x1000, PDPT_LOW = 0x2000, PD_LOW = 0x3000, PT_DATA = 0x4000, PT_CODE = 0x5000, PDPT_HIGH = 0x6000,
+	PD_HIGH = 0x7000, PT_HIGH = 0x8000, GDT = 0x9000, IDT = 0xa000, TSS = 0xb000, STACK_TOP = 0xd000, HANDLERS = 0xd000,
+};
+#define GDT_LIMIT 0x7f
+#define TSS_LIMIT 0x67
+
+#define PTE_P BIT64(0)
+#define PTE_W BIT64(1)
+#define PTE_U BIT64(2)
+#define PTE_NX BIT64(63)
+
+static struct cpu *cpu;
+static u8 *sys, *data;
+static struct segment initial_seg[NR_SEG];
+
+static void put64(unsigned at, u64 v)
+{
+	memcpy(sys + at, &v, 8);
+}
+
+static void map_window(unsigned pt, u32 window, u32 base, unsigned size, u64 flags)
+{
+	put64(PD_LOW + (window >> 21) * 8, pt | PTE_P | PTE_W | PTE_U);
+	for (u32 a = base; a < base + size; a += PAGE_SIZE)
+		put64(pt + (a >> PAGE_SHIFT & 511) * 8, a | PTE_P | PTE_U | flags);
+}
+
+static void make_page_tables(void)
+{
+	put64(PML4, PDPT_LOW | PTE_P | PTE_W | PTE_U);
+	put64(PML4 + 511 * 8, PDPT_HIGH | PTE_P | PTE_W);
+	put64(PDPT_LOW, PD_LOW | PTE_P | PTE_W | PTE_U);
+	put64(PDPT_HIGH + 510 * 8, PD_HIGH | PTE_P | PTE_W);
+	put64(PD_HIGH, PT_HIGH | PTE_P | PTE_W);
+	for (unsigned a = 0; a < SYS_SIZE; a += PAGE_SIZE)
+		put64(PT_HIGH + a / PAGE_SIZE * 8, a | PTE_P | PTE_W);
+	map_window(PT_DATA, DATA_WINDOW, DATA_BASE, DATA_SIZE, PTE_W | PTE_NX);
+	map_window(PT_DATA, DATA_WINDOW, DATA_BASE + DATA_RW, DATA_RO, PTE_NX);
+	map_window(PT_CODE, CODE_WINDOW, CODE_BASE, CODE_SIZE, 0);
+}
+
+/* Linux's descriptors as user mode sees them through LAR, LSL, VERR and segment loads. */
+static void make_descriptors(void)
+{
+	static const u64 gdt[] = {
+		[1] = 0x00cf9b000000ffff, [2] = 0x00af9b000000ffff, [3] = 0x00cf93000000ffff,
+		[4] = 0x00cffb000000ffff, [5] = 0x00cff3000000ffff, [6] = 0x00affb000000ffff,
+	};
+	u64 tss = SYS_BASE + TSS;
+
+	for (unsigned n = 0; n < ARRAY_SIZE(gdt); n++)
+		put64(GDT + 8 * n, gdt[n]);
+	put64(GDT + 0x40, TSS_LIMIT | (tss & 0xffffff) << 16 | 0x8bull << 40 | (tss >> 24 & 0xff) << 56);
+	put64(GDT + 0x48, tss >> 32);
+	put64(TSS + 4, SYS_BASE + STACK_TOP);
+	sys[TSS + 0x66] = TSS_LIMIT + 1; /* no I/O permission map */
+	for (unsigned v = 0; v < 256; v++) {
+		u64 handler = SYS_BASE + HANDLERS + v * 16;
+		u64 dpl = v == VEC_BP || v == VEC_OF ? 3 : 0;
+		put64(IDT + v * 16, (handler & 0xffff) | 0x10 << 16 | (0x8eull | dpl << 5) << 40 | (handler >> 16 & 0xffff) << 48);
+		put64(IDT + v * 16 + 8, handler >> 32);
+	}
+}
+
+static void make_segments(void)
+{
+	const struct segment code = {.limit = ~0u, .selector = SEL_CS64, .type = 11, .present = 1, .dpl = 3, .l = 1, .s = 1, .g = 1};
+	const struct segment flat = {.limit = ~0u, .selector = SEL_DS, .type = 3, .present = 1, .dpl = 3, .db = 1, .s = 1, .g = 1};
+	const struct segment null = {.unusable = 1};
+
+	for (unsigned n = 0; n < NR_SEG; n++)
+		initial_seg[n] = flat;
+	initial_seg[SEG_CS] = code;
+	initial_seg[SEG_FS] = initial_seg[SEG_GS] = initial_seg[SEG_LDTR] = null;
+	initial_seg[SEG_TR] = (struct segment){.base = SYS_BASE + TSS, .limit = TSS_LIMIT, .selector = 0x40, .type = 11, .present = 1};
+}
+
+static bool make_cpu(void)
+{
+	static const u8 no_exit;
+	struct cpuid_entry offer[CPUID_MAX_ENTRIES];
+	struct gpa_map *map = calloc(1, sizeof(*map) + 3 * sizeof(map->slot[0]));
+
+	cpu = aligned_alloc(64, ALIGN_UP(sizeof(*cpu), 64));
+	if (!cpu || !map)
+		return false;
+	memset(cpu, 0, sizeof(*cpu));
+	map->nr = 3;
+	map->slot[0] = (struct gpa_slot){.gpa = 0, .size = SYS_SIZE, .hva = sys};
+	map->slot[1] = (struct gpa_slot){.gpa = DATA_BASE, .size = DATA_SIZE, .hva = data};
+	map->slot[2] = (struct gpa_slot){.gpa = CODE_BASE, .size = CODE_SIZE, .hva = native_code()};
+	cpu->immediate_exit = &no_exit;
+	if (cpu_init(cpu))
+		return false;
+	cpu->immediate_exit = &no_exit;
+	cpu->map = map;
+	unsigned n = cpuid_supported(offer, CPUID_MAX_ENTRIES);
+	if (n > CPUID_MAX_ENTRIES || cpuid_set(cpu, offer, n))
+		return false;
+	cpu->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
+	cpu->cr3 = PML4;
+	cpu->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE | CR4_UMIP | CR4_PGE;
+	cpu->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX;
+	cpu->xcr0 = native_xcr0();
+	cpu->gdtr = (struct dtable){SYS_BASE + GDT, GDT_LIMIT};
+	cpu->idtr = (struct dtable){SYS_BASE + IDT, 256 * 16 - 1};
+	return true;
+}
+
+bool guest_init(void)
+{
+	sys = mmap(NULL, SYS_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	data = mmap(NULL, DATA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (sys == MAP_FAILED || data == MAP_FAILED)
+		return false;
+	make_page_tables();
+	make_descriptors();
+	make_segments();
+	if (!make_cpu() || interp_x86_ops.hardware_setup() || interp_x86_ops.vcpu_create(cpu)) {
+		fprintf(stderr, "cannot set up the interpreter\n");
+		return false;
+	}
+	return true;
+}
+
+u8 *guest_data(void)
+{
+	return data;
+}
+
+static void load_state(const struct test_case *t)
+{
+	const struct state *s = &t->in;
+
+	memcpy(cpu->gpr, s->gpr, sizeof(cpu->gpr));
+	cpu->rip = s->rip;
+	cpu->rflags = s->rflags;
+	memcpy(cpu->seg, initial_seg, sizeof(cpu->seg));
+	if (t->bits == 32) {
+		cpu->seg[SEG_CS].selector = SEL_CS32;
+		cpu->seg[SEG_CS].l = 0;
+		cpu->seg[SEG_CS].db = 1;
+	}
+	cpu->seg[SEG_FS].base = s->fs_base;
+	cpu->seg[SEG_GS].base = s->gs_base;
+	memcpy(cpu->fpu.zmm, s->zmm, sizeof(cpu->fpu.zmm));
+	memcpy(cpu->fpu.k, s->k, sizeof(cpu->fpu.k));
+	memcpy(cpu->fpu.x87, s->x87, X87_BYTES);
+	cpu->fpu.mxcsr = s->mxcsr;
+	cpu->fpu.xinuse = cpu->xcr0;
+	cpu->nmi_blocked = false;
+	cpu->inject.type = cpu->delivering.type = EV_NONE;
+	cpu->dr6 = 0xffff0ff0;
+	cpu->dr7 = 0x400;
+	cpu_update_mode(cpu);
+}
+
+static void save_state(struct state *s)
+{
+	memcpy(s->gpr, cpu->gpr, sizeof(s->gpr));
+	s->rip = cpu->rip;
+	s->rflags = cpu->rflags;
+	s->fs_base = cpu->seg[SEG_FS].base;
+	s->gs_base = cpu->seg[SEG_GS].base;
+	s->cs = cpu->seg[SEG_CS].selector;
+	s->ds = cpu->seg[SEG_DS].selector;
+	s->es = cpu->seg[SEG_ES].selector;
+	s->fs = cpu->seg[SEG_FS].selector;
+	s->gs = cpu->seg[SEG_GS].selector;
+	s->ss = cpu->seg[SEG_SS].selector;
+	memcpy(s->zmm, cpu->fpu.zmm, sizeof(s->zmm));
+	memcpy(s->k, cpu->fpu.k, sizeof(s->k));
+	memcpy(s->x87, cpu->fpu.x87, X87_BYTES);
+	s->mxcsr = cpu->fpu.mxcsr;
+}
+
+/* In the handler: the interrupted state is on the stack, the error code on top of it for the vectors that have one. */
+static void unwind_delivery(struct outcome *o)
+{
+	static const u32 has_error = BIT(8) | BIT(10) | BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(17);
+	u64 frame[6] = {0};
+	u64 at = o->s.gpr[RSP] - SYS_BASE;
+
+	o->vector = (int)((o->s.rip - SYS_BASE - HANDLERS) / 16);
+	if (at > SYS_SIZE - sizeof(frame))
+		return;
+	memcpy(frame, sys + at, sizeof(frame));
+	bool error = o->vector < 32 && (has_error >> o->vector & 1);
+	u64 *f = frame + error;
+	o->error = error ? (u32)frame[0] : 0;
+	o->cr2 = o->vector == VEC_PF ? cpu->cr2 : 0;
+	o->s.rip = f[0];
+	o->s.cs = (u16)f[1];
+	o->s.rflags = f[2];
+	o->s.gpr[RSP] = f[3];
+	o->s.ss = (u16)f[4];
+}
+
+static void run_one(void *arg)
+{
+	*(enum exit_reason *)arg = interp_x86_ops.run(cpu);
+}
+
+void guest_run(const struct test_case *t, struct outcome *o)
+{
+	enum exit_reason reason = EXIT_KICK;
+
+	load_state(t);
+	cpu->int_shadow = SHADOW_STI;
+	cpu->nmi_window = true;
+	*o = (struct outcome){.vector = NO_VECTOR};
+	interp_x86_ops.vcpu_load(cpu);
+	if (!native_protected(run_one, &reason)) {
+		o->vector = VECTOR_CRASH;
+		cpu->in_engine = false;
+		return;
+	}
+	save_state(&o->s);
+	if (reason != EXIT_NMI_WINDOW)
+		o->vector = VECTOR_HANG - 10 - (int)reason;
+	else if (cpu->rip >= SYS_BASE + HANDLERS && cpu->rip < SYS_BASE + HANDLERS + 256 * 16)
+		unwind_delivery(o);
+}
