@@ -64,6 +64,7 @@ struct layout {
 	bool z;           /* low opcode bits are a register */
 	bool always_reg;  /* mod is ignored: MOV CRn, MOV DRn */
 	bool vsib;
+	bool to_seg;      /* loads a segment register, which cannot be CS */
 };
 
 static struct cell cells[NR_SPACE * NR_MAP * 256];
@@ -156,6 +157,7 @@ static void row_layout(struct layout *y, const struct insn_row *r)
 			y->op0_size = o->size;
 	}
 	y->vsib |= (r->attr & A_VSIB) != 0;
+	y->to_seg = operand_info[r->operand[0]].kind == OK_S;
 }
 
 static void build_index(void)
@@ -308,7 +310,6 @@ static enum decode_status take_vex(struct cursor *d, struct insn *i)
 	}
 	if (d->bits != 64) {
 		d->vex_r = d->vex_x = d->vex_b = d->vex_r2 = 0;
-		i->vvvv &= 7;
 	}
 	return d->map < NR_MAP ? DECODE_OK : DECODE_INVALID;
 }
@@ -517,7 +518,7 @@ static enum decode_status take_imm(struct cursor *d, struct insn *i, const struc
 static bool reg_exists(const struct cursor *d, const struct insn *i, const struct layout *y)
 {
 	switch (y->reg_kind) {
-	case OK_S: return (d->modrm >> 3 & 7) < 6;
+	case OK_S: return (d->modrm >> 3 & 7) < 6 && !(y->to_seg && (d->modrm >> 3 & 7) == SEG_CS);
 	case OK_C: return i->reg == 8 || (i->reg < 5 && i->reg != 1);
 	case OK_D: return i->reg < 8;
 	case OK_KG: return i->reg < 8;
@@ -532,7 +533,7 @@ static bool vvvv_allowed(const struct cursor *d, const struct insn *i, const str
 	if (y->vvvv_kind == OK_NONE)
 		return i->vvvv == 0 && (!d->vex_v2 || y->vsib);
 	if (y->vvvv_kind != OK_H)
-		return !d->vex_v2 && (y->vvvv_kind == OK_B || i->vvvv < 8);
+		return !d->vex_v2 && (y->vvvv_kind == OK_B || d->bits != 64 || i->vvvv < 8);
 	return true;
 }
 
@@ -656,7 +657,7 @@ static enum decode_status decode_cursor(struct cursor *d, struct insn *i)
 
 		if (!vvvv_allowed(d, i, y))
 			return DECODE_INVALID;
-		i->vvvv |= d->vex_v2 << 4;
+		i->vvvv = d->bits == 64 ? i->vvvv | d->vex_v2 << 4 : i->vvvv & 7;
 		if (d->space == ENC_EVEX && !evex_allowed(i, r, y))
 			return DECODE_INVALID;
 	}

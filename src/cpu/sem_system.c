@@ -188,17 +188,15 @@ SEM_ONE(ltr, ltr)
 
 static void mov_to_seg(struct cpu *c, const struct insn *i)
 {
-	if (i->reg == SEG_CS)
-		raise_ud(c);
-	seg_load(c, i->reg, e_get(c, i, 2, i->is_mem));
-	if (i->reg == SEG_SS)
+	seg_load(c, i->reg & 7, e_get(c, i, 2, i->is_mem));
+	if ((i->reg & 7) == SEG_SS)
 		c->int_shadow = SHADOW_MOV_SS;
 	done(c, i);
 }
 
 static void mov_from_seg(struct cpu *c, const struct insn *i)
 {
-	u16 selector = c->seg[i->reg].selector;
+	u16 selector = c->seg[i->reg & 7].selector;
 
 	if (i->is_mem)
 		e_set(c, i, 2, true, selector);
