@@ -69,6 +69,10 @@ $(fuzzers): $B/%: $B/%.o $B/libmonitor.a $B/libanykvm.a
 	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 fuzzers: $(fuzzers)
 
+bench_programs := $(patsubst %.c,$B/%,$(wildcard tests/bench/*.c))
+$(bench_programs): $B/%: $B/%.o $B/libanykvm.a
+	$(CC) $(ALL_CFLAGS) -o $@ $^ -pthread
+
 asan-build:
 	+@$(MAKE) --no-print-directory B=$B/asan OPT=-O1 \
 		SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" unit-tests $(abi_tests:$B/%=$B/asan/%)
@@ -99,7 +103,6 @@ boot:
 	@tools/boot $B
 
 bench:
-	@tools/setup test
 	@tools/setup bench
 	@$(MAKE) --no-print-directory -s -j$(JOBS) all $(bench_programs)
 	@tools/bench $B $(BENCH_ARGS)
