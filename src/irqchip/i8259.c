@@ -59,7 +59,7 @@ static int drive(struct kvm_pic_state *p, unsigned irq, bool level)
 	return p->imr & bit ? -1 : ret;
 }
 
-/* Recomputes the cascade and INT; tells a vCPU that listens when INT rises. */
+/* Recomputes the cascade and INT; tells the vCPUs that listen when INT rises. */
 static void update(struct i8259 *s)
 {
 	struct irqchip *chip = s->chip;
@@ -73,10 +73,8 @@ static void update(struct i8259 *s)
 	if (before || !s->output)
 		return;
 	for (u32 i = 0; i < chip->nr_lapic; i++)
-		if (lapic_accepts_extint(chip->lapic[i])) {
+		if (lapic_accepts_extint(chip->lapic[i]))
 			chip->host->kick(chip->lapic[i]->vcpu);
-			return;
-		}
 }
 
 /* @irq of controller @n is no longer in service. */

@@ -399,7 +399,7 @@ bool lapic_set_base(struct lapic *l, u64 value, u64 reserved, bool host)
 	return true;
 }
 
-void lapic_reset(struct lapic *l, bool init)
+static void reset_registers(struct lapic *l, bool init)
 {
 	u32 id;
 
@@ -421,6 +421,12 @@ void lapic_reset(struct lapic *l, bool init)
 		reg_set(l, LAPIC_LVT_LINT0, APIC_EXTINT << 8);
 }
 
+void lapic_reset(struct lapic *l, bool init)
+{
+	reset_registers(l, init);
+	lapic_recheck(l);
+}
+
 int lapic_init(struct lapic *l, struct irqchip *chip, void *vcpu, u32 id, bool bsp)
 {
 	if (chip->nr_lapic == IRQCHIP_MAX_LAPICS)
@@ -437,7 +443,7 @@ int lapic_init(struct lapic *l, struct irqchip *chip, void *vcpu, u32 id, bool b
 		.nr_lvt = 6,
 		.deadline = IRQCHIP_NEVER,
 	};
-	lapic_reset(l, false);
+	reset_registers(l, false);
 	chip->lapic[chip->nr_lapic++] = l;
 	return 0;
 }
