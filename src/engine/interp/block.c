@@ -9,7 +9,6 @@
 #include "cpu/mem.h"
 #include "cpu/mmu.h"
 
-#define BLOCK_TABLE_BITS 15
 #define BLOCK_POOL_SIZE (16u << 20)
 #define COPY_ARENA_SIZE (4u << 20)
 
@@ -182,12 +181,6 @@ static bool block_build(struct block_cache *bc, struct cpu *c, struct block *b, 
 	return true;
 }
 
-/* In legacy modes the whole instruction must lie within CS.limit (SDM vol. 3A, 5.3). */
-static bool block_in_limit(const struct cpu *c, const struct block *b)
-{
-	return c->code_bits == 64 || (c->rip <= c->seg[SEG_CS].limit && b->len - 1u <= c->seg[SEG_CS].limit - (u32)c->rip);
-}
-
 static const struct block *block_limited(struct block_cache *bc, struct cpu *c, const struct block *b)
 {
 	const struct insn *first = b->insns;
@@ -201,23 +194,18 @@ static const struct block *block_limited(struct block_cache *bc, struct cpu *c, 
 	return &bc->crossing;
 }
 
-const struct block *block_get(struct block_cache *bc, struct cpu *c)
+const struct block *block_get_slow(struct block_cache *bc, struct cpu *c, u64 la)
 {
-	u64 la = c->code_bits == 64 ? c->rip : (u32)(c->rip + c->seg[SEG_CS].base);
 	const u8 *p = code_at(c, la);
-	u64 key = (u64)p ^ (u64)p >> BLOCK_TABLE_BITS;
-	struct block *b = &bc->table[key & ((1u << BLOCK_TABLE_BITS) - 1)];
+	struct block *b = block_slot(bc, p);
 
-	if (likely(b->code == p && b->code_bits == c->code_bits && !memcmp(p, block_bytes(b), b->len))) {
-		if (likely(block_in_limit(c, b)))
-			return b;
-		return block_limited(bc, c, b);
+	if (b->code != p || b->code_bits != c->code_bits || !block_same_bytes(p, block_bytes(b), b->len)) {
+		if (!block_build(bc, c, b, p)) {
+			block_cache_flush(bc);
+			block_build(bc, c, b, p);
+		}
+		if (!b->code)
+			return block_crossing(bc, c, la, p, PAGE_SIZE - (unsigned)((u64)p & (PAGE_SIZE - 1)));
 	}
-	if (!block_build(bc, c, b, p)) {
-		block_cache_flush(bc);
-		block_build(bc, c, b, p);
-	}
-	if (!b->code)
-		return block_crossing(bc, c, la, p, PAGE_SIZE - (unsigned)((u64)p & (PAGE_SIZE - 1)));
 	return block_in_limit(c, b) ? b : block_limited(bc, c, b);
 }

@@ -9,10 +9,14 @@
 #ifndef ENGINE_INTERP_BLOCK_H
 #define ENGINE_INTERP_BLOCK_H
 
+#include <string.h>
+
 #include "cpu/insn.h"
+#include "cpu/mem.h"
 #include "engine/copy.h"
 
 #define BLOCK_INSNS_MAX 32
+#define BLOCK_TABLE_BITS 15
 
 struct block {
 	const u8 *code;     /* host address of the first byte; NULL: empty */
@@ -37,12 +41,67 @@ int block_cache_init(struct block_cache *bc);
 void block_cache_fini(struct block_cache *bc);
 void block_cache_flush(struct block_cache *bc);
 
-/* The block at the vCPU's RIP. May raise #PF, #GP; leaves with EXIT_EMULATION where there is no memory. */
-const struct block *block_get(struct block_cache *bc, struct cpu *c);
+/* The slow half of block_get(): TLB miss, new or changed code, code at the end of a page or of CS. */
+const struct block *block_get_slow(struct block_cache *bc, struct cpu *c, u64 la);
 
 static inline const u8 *block_bytes(const struct block *b)
 {
 	return (const u8 *)(b->insns + b->nr);
+}
+
+static inline struct block *block_slot(const struct block_cache *bc, const u8 *code)
+{
+	u64 key = (u64)code ^ (u64)code >> BLOCK_TABLE_BITS;
+	return &bc->table[key & ((1u << BLOCK_TABLE_BITS) - 1)];
+}
+
+/* memcmp() for short runs: loads that may overlap instead of a call. */
+static inline bool block_same_bytes(const u8 *a, const u8 *b, unsigned n)
+{
+	u64 x, y, diff = 0;
+
+	if (likely(n >= 8)) {
+		for (unsigned at = 0; at < n - 8; at += 8) {
+			memcpy(&x, a + at, 8);
+			memcpy(&y, b + at, 8);
+			diff |= x ^ y;
+		}
+		memcpy(&x, a + n - 8, 8);
+		memcpy(&y, b + n - 8, 8);
+		return !(diff | (x ^ y));
+	}
+	if (n >= 4) {
+		u32 p, q, r, s;
+		memcpy(&p, a, 4);
+		memcpy(&q, b, 4);
+		memcpy(&r, a + n - 4, 4);
+		memcpy(&s, b + n - 4, 4);
+		return !((p ^ q) | (r ^ s));
+	}
+	return a[0] == b[0] && a[n / 2] == b[n / 2] && a[n - 1] == b[n - 1];
+}
+
+/* In legacy modes the whole instruction must lie within CS.limit (SDM vol. 3A, 5.3). */
+static inline bool block_in_limit(const struct cpu *c, const struct block *b)
+{
+	return c->code_bits == 64 || (c->rip <= c->seg[SEG_CS].limit && b->len - 1u <= c->seg[SEG_CS].limit - (u32)c->rip);
+}
+
+/* The block at the vCPU's RIP. May raise #PF, #GP; leaves with EXIT_EMULATION where there is no memory. */
+static inline const struct block *block_get(struct block_cache *bc, struct cpu *c)
+{
+	u64 la = c->code_bits == 64 ? c->rip : (u32)(c->rip + c->seg[SEG_CS].base);
+	const struct tlb_entry *e = tlb_at(c, la);
+
+	if (likely(e->tag_x == (la & PAGE_MASK))) {
+		const u8 *p = (const u8 *)(la + e->addend);
+		const struct block *b = block_slot(bc, p);
+
+		if (likely(b->code == p && b->code_bits == c->code_bits && block_same_bytes(p, block_bytes(b), b->len) &&
+			   block_in_limit(c, b)))
+			return b;
+	}
+	return block_get_slow(bc, c, la);
 }
 
 #endif
