@@ -65,7 +65,7 @@ void cr3_write(struct cpu *c, u64 v)
 }
 
 /* The bits of CR4 that CPUID grants. VME and PVI are not on offer. */
-static u64 cr4_allowed(const struct cpu *c)
+u64 cr4_allowed(const struct cpu *c)
 {
 	static const struct { u64 bits; u8 isa; } row[] = {
 		{CR4_TSD, ISA_TSC}, {CR4_DE, ISA_DE}, {CR4_PSE, ISA_PSE}, {CR4_PAE, ISA_PAE}, {CR4_MCE, ISA_MCE},

@@ -42,6 +42,7 @@ bool desc_visible(struct cpu *c, u16 selector, bool for_lsl, u64 *desc, u64 *hig
 void cr0_write(struct cpu *c, u64 v);
 void cr3_write(struct cpu *c, u64 v);
 void cr4_write(struct cpu *c, u64 v);
+u64 cr4_allowed(const struct cpu *c); /* bits that CPUID gives */
 bool efer_write(struct cpu *c, u64 v); /* false: #GP */
 bool xcr0_write(struct cpu *c, u64 v); /* false: #GP */
 u64 dr_read(struct cpu *c, unsigned n);

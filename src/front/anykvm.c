@@ -1,0 +1,67 @@
+/* The in-process front end: include/anykvm.h over descriptors. */
+#include "anykvm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include "kvm/file.h"
+#include "kvm/kvm.h"
+#include "kvm_if.h"
+
+int anykvm_open(void)
+{
+	return dev_open();
+}
+
+long anykvm_ioctl(int fd, unsigned long request, void *arg)
+{
+	struct file *f = file_get(fd);
+
+	if (!f)
+		return fcntl(fd, F_GETFD) < 0 ? -EBADF : -ENOTTY;
+	long r = file_ioctl(f, (unsigned)request, (unsigned long)arg);
+	file_put(f);
+	return r;
+}
+
+void *anykvm_mmap(int fd, size_t size)
+{
+	struct file *f = file_get(fd);
+
+	if (!f) {
+		errno = fcntl(fd, F_GETFD) < 0 ? EBADF : ENODEV;
+		return NULL;
+	}
+	void *p = file_mmap(f, fd, size);
+	int err = errno;
+	file_put(f);
+	errno = err;
+	return p;
+}
+
+int anykvm_close(int fd)
+{
+	return file_close(fd);
+}
+
+void anykvm_signal(void)
+{
+	vcpu_signal_current();
+}
+
+bool anykvm_owns(int fd)
+{
+	struct file *f = file_get(fd);
+
+	if (f)
+		file_put(f);
+	return f != NULL;
+}
+
+const struct kvm_if anykvm_kvm_if = {
+	.name = "anykvm",
+	.open = anykvm_open,
+	.ioctl = anykvm_ioctl,
+	.mmap = anykvm_mmap,
+	.close = anykvm_close,
+};
