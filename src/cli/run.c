@@ -1,4 +1,3 @@
-#define _GNU_SOURCE /* asprintf */
 /* anykvm run: boots a kernel on a virtual PC whose serial console is this terminal. */
 #include <getopt.h>
 #include <signal.h>

@@ -15,6 +15,8 @@ struct accel_check {
 
 /* Milliseconds after which a /dev/kvm that has not passed counts as useless. */
 #define ACCEL_DEADLINE_MS 300
+/* The same for the test loop alone. */
+#define ACCEL_LOOP_MS 60
 
 /*
  * Tries the kernel's KVM with a small 64-bit guest: paging, exceptions, CPUID, MSRs, a timer interrupt, port and

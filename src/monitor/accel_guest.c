@@ -271,7 +271,7 @@ static int create(const struct kvm_if *kvm, u8 *memory, struct kvm_run **run, u3
 }
 
 /* Runs to the end of the guest. False, with the reason told, when it does not get there. */
-static bool run_guest(const struct kvm_if *kvm, int vcpu, struct kvm_run *run, const struct accel_results *results,
+static bool run_guest(const struct kvm_if *kvm, int vcpu, struct kvm_run *run, const u8 *memory,
 		      struct accel_check *check)
 {
 	u64 loop_start = 0, pio_start = 0;
@@ -279,7 +279,7 @@ static bool run_guest(const struct kvm_if *kvm, int vcpu, struct kvm_run *run, c
 
 	for (;;) {
 		long rc = kvm->ioctl(vcpu, KVM_RUN, NULL);
-		u64 stage = __atomic_load_n(&results->stage, __ATOMIC_RELAXED);
+		enum accel_stage stage = accel_guest_stage(memory);
 
 		if (rc == -EINTR || rc == -EAGAIN)
 			continue;
@@ -308,7 +308,7 @@ static bool run_guest(const struct kvm_if *kvm, int vcpu, struct kvm_run *run, c
 		} else {
 			check->usable = false;
 			snprintf(check->why, sizeof(check->why), "a test guest failed at %s (exit reason %u)",
-				 accel_guest_doing((const u8 *)results - RESULTS), run->exit_reason);
+				 accel_guest_doing(memory), run->exit_reason);
 			return false;
 		}
 	}
@@ -347,7 +347,7 @@ void accel_guest_run(const struct kvm_if *kvm, u8 *memory, struct accel_check *c
 	check->native_ns = native_loop_ns();
 	build(memory);
 	int vcpu = create(kvm, memory, &run, &vendor, check);
-	if (vcpu < 0 || !run_guest(kvm, vcpu, run, results, check))
+	if (vcpu < 0 || !run_guest(kvm, vcpu, run, memory, check))
 		return;
 
 	const char *what = wrong(results, vendor);
@@ -359,6 +359,14 @@ void accel_guest_run(const struct kvm_if *kvm, u8 *memory, struct accel_check *c
 		snprintf(check->why, sizeof(check->why), "%s: a test loop takes %.1f ms, natively %.1f ms; an exit %.1f us",
 			 check->usable ? "a test guest ran well" : "it is too slow", (double)check->guest_ns / 1e6,
 			 (double)check->native_ns / 1e6, (double)check->exit_ns / 1e3);
+}
+
+enum accel_stage accel_guest_stage(const u8 *memory)
+{
+	const struct accel_results *results = (const struct accel_results *)(memory + RESULTS);
+	u64 stage = __atomic_load_n(&results->stage, __ATOMIC_RELAXED);
+
+	return stage <= ACCEL_DONE ? (enum accel_stage)stage : ACCEL_SETUP;
 }
 
 const char *accel_guest_doing(const u8 *memory)
@@ -375,7 +383,6 @@ const char *accel_guest_doing(const u8 *memory)
 		[ACCEL_PIO] = "port access",
 		[ACCEL_DONE] = "its end",
 	};
-	u64 stage = ((const struct accel_results *)(memory + RESULTS))->stage;
 
-	return stage < ARRAY_SIZE(name) ? name[stage] : "nobody knows what";
+	return name[accel_guest_stage(memory)];
 }

@@ -24,7 +24,9 @@ enum accel_stage {
 /* Runs the guest in @memory (ACCEL_GUEST_MEMORY bytes, zeroed) and judges it. */
 void accel_guest_run(const struct kvm_if *kvm, u8 *memory, struct accel_check *check);
 
-/* What the guest in @memory was doing, for a person. */
+/* What the guest in @memory has come to, from any process that shares it. */
+enum accel_stage accel_guest_stage(const u8 *memory);
+/* The same for a person. */
 const char *accel_guest_doing(const u8 *memory);
 
 #endif
