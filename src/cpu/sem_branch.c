@@ -1,4 +1,5 @@
 /* Control transfers (all CLASS_END: they set RIP), INT n and kin. */
+#include "cpu/cpuid.h"
 #include "cpu/sem_util.h"
 
 /* RIP = @target, cut to the operand size. The check is inline while the target stays in the half of the address space. */
@@ -131,29 +132,37 @@ static void call_far_a(struct cpu *c, const struct insn *i)
 	far_call(c, i->imm2, i->imm, i->opsize, insn_next(c, i));
 }
 
-/* Offset, then selector, in memory. */
-static u16 far_pointer(struct cpu *c, const struct insn *i, u64 *offset)
+/* AMD's processors have no 64-bit offset in far pointers: REX.W makes no difference (APM vol. 3, CALL far, LFS). */
+static unsigned far_size(const struct cpu *c, const struct insn *i)
 {
-	u64 la = insn_la(c, i, i->opsize + 2, ACC_READ);
+	return i->opsize == 8 && cpuid_amd(c) ? 4 : i->opsize;
+}
 
-	*offset = mem_read_slow(c, i->seg, la, i->opsize);
-	return mem_read_slow(c, i->seg, la + i->opsize, 2);
+/* Offset, then selector, in memory. */
+static u16 far_pointer(struct cpu *c, const struct insn *i, unsigned size, u64 *offset)
+{
+	u64 la = insn_la(c, i, size + 2, ACC_READ);
+
+	*offset = mem_read_slow(c, i->seg, la, size);
+	return mem_read_slow(c, i->seg, la + size, 2);
 }
 
 static void jmp_far_m(struct cpu *c, const struct insn *i)
 {
 	u64 offset;
-	u16 selector = far_pointer(c, i, &offset);
+	unsigned size = far_size(c, i);
+	u16 selector = far_pointer(c, i, size, &offset);
 
-	far_jmp(c, selector, offset, i->opsize);
+	far_jmp(c, selector, offset, size);
 }
 
 static void call_far_m(struct cpu *c, const struct insn *i)
 {
 	u64 offset;
-	u16 selector = far_pointer(c, i, &offset);
+	unsigned size = far_size(c, i);
+	u16 selector = far_pointer(c, i, size, &offset);
 
-	far_call(c, selector, offset, i->opsize, insn_next(c, i));
+	far_call(c, selector, offset, size, insn_next(c, i));
 }
 
 static void ret_far(struct cpu *c, const struct insn *i)
@@ -174,15 +183,21 @@ SEM_ONE(ret_far, ret_far)
 SEM_ONE(iret, iret)
 
 /* LES, LDS, LSS, LFS, LGS */
+static ALWAYS_INLINE void load_far(struct cpu *c, const struct insn *i, enum seg_reg seg)
+{
+	u64 offset;
+	unsigned size = far_size(c, i);
+	u16 selector = far_pointer(c, i, size, &offset);
+
+	seg_load(c, seg, selector);
+	gpr_set(c, i->reg_off, size, offset);
+	c->rip = insn_next(c, i);
+}
+
 #define LOAD_FAR(name, seg)                                        \
 	static void name(struct cpu *c, const struct insn *i)      \
 	{                                                          \
-		u64 offset;                                        \
-		u16 selector = far_pointer(c, i, &offset);         \
-                                                                   \
-		seg_load(c, seg, selector);                        \
-		gpr_set(c, i->reg_off, i->opsize, offset);         \
-		c->rip = insn_next(c, i);                          \
+		load_far(c, i, seg);                               \
 	}                                                          \
 	SEM_ONE(name, name)
 LOAD_FAR(les, SEG_ES)

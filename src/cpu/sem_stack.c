@@ -40,14 +40,9 @@ SEM_ONE(pop_m, pop_m)
 
 /* --- Segment registers --------------------------------------------------------------------------------------- */
 
-/* A 32-bit push writes 16 bits and leaves the upper half of the slot alone (SDM vol. 2, PUSH). */
 static ALWAYS_INLINE void push_seg(struct cpu *c, const struct insn *i, enum seg_reg seg)
 {
-	u64 sp = (c->gpr[RSP] - i->opsize) & stack_mask(c);
-	unsigned size = i->opsize == 4 ? 2 : i->opsize;
-
-	mem_write_slow(c, SEG_SS, seg_la(c, SEG_SS, sp, size, ACC_WRITE), size, c->seg[seg].selector);
-	stack_set(c, sp);
+	stack_push(c, i->opsize, c->seg[seg].selector);
 }
 
 static ALWAYS_INLINE void pop_seg(struct cpu *c, const struct insn *i, enum seg_reg seg)

@@ -200,8 +200,8 @@ static ALWAYS_INLINE void compared(struct cpu *c, const struct insn *i, unsigned
 
 static ALWAYS_INLINE u64 cmps_one(struct cpu *c, const struct insn *i, unsigned size, bool *more)
 {
-	u64 a = mem_read(c, i->seg, src_la(c, i, size), size);
 	u64 b = mem_read(c, SEG_ES, dst_la(c, i, size, ACC_READ), size);
+	u64 a = mem_read(c, i->seg, src_la(c, i, size), size);
 
 	compared(c, i, size, a, b, more);
 	reg_add(c, i, RSI, step(c, size));
@@ -260,8 +260,6 @@ static ALWAYS_INLINE u64 scas_chunk(struct cpu *c, const struct insn *i, unsigne
 static ALWAYS_INLINE u64 ins_one(struct cpu *c, const struct insn *i, unsigned size)
 {
 	u16 port = c->gpr[RDX];
-
-	io_check(c, port, size);
 	u64 la = dst_la(c, i, size, ACC_WRITE);
 	mem_probe(c, SEG_ES, la, size, ACC_WRITE);
 	mem_write_slow(c, SEG_ES, la, size, io_in(c, port, size));
@@ -273,7 +271,6 @@ static ALWAYS_INLINE u64 outs_one(struct cpu *c, const struct insn *i, unsigned 
 {
 	u16 port = c->gpr[RDX];
 
-	io_check(c, port, size);
 	io_out(c, port, size, mem_read(c, i->seg, src_la(c, i, size), size));
 	reg_add(c, i, RSI, step(c, size));
 	return 1;
@@ -311,8 +308,18 @@ STRING(cmps, STRING_3)
 STRING(scas, STRING_3)
 
 /* Ports are at most 4 bytes wide: REX.W makes no difference. */
+#define STRING_IO_FN(name, size)                                                                               \
+	static u64 name##_one_##size(struct cpu *c, const struct insn *i, u64 n, bool *more)                   \
+	{                                                                                                      \
+		return name##_one(c, i, size);                                                                 \
+	}                                                                                                      \
+	static void name##_##size(struct cpu *c, const struct insn *i)                                         \
+	{                                                                                                      \
+		io_check(c, c->gpr[RDX], size); /* also for a count of 0 */                                    \
+		rep_run(c, i, name##_one_##size, NULL);                                                        \
+	}
 #define STRING_IO(name)                                                                                        \
-	STRING_1(name, 1) STRING_1(name, 2) STRING_1(name, 4)                                                  \
+	STRING_IO_FN(name, 1) STRING_IO_FN(name, 2) STRING_IO_FN(name, 4)                                      \
 	const struct sem sem_##name = {.fn = {{name##_1, name##_1}, {name##_2, name##_2}, {name##_4, name##_4}, \
 					      {name##_4, name##_4}}};
 STRING_IO(ins)

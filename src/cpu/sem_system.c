@@ -261,9 +261,11 @@ static void lsl(struct cpu *c, const struct insn *i)
 static void arpl(struct cpu *c, const struct insn *i)
 {
 	unsigned rpl = gpr_get(c, i->reg_off, 2) & 3;
-	bool raised = false;
+	u64 d = e_get(c, i, 2, i->is_mem);
+	bool raised = (d & 3) < rpl;
 
-	E_UPDATE(c, i, 2, i->is_mem, false, d, (raised = (d & 3) < rpl) ? (d & ~3ull) | rpl : d);
+	if (raised)
+		e_set(c, i, 2, i->is_mem, (d & ~3ull) | rpl);
 	set_zf(c, raised);
 }
 
