@@ -263,6 +263,7 @@ struct cpu {
 	bool nmi_window;
 	_Atomic u32 request;    /* [a] REQ_* */
 	const volatile u8 *immediate_exit; /* kvm_run.immediate_exit, polled like request; never NULL */
+	bool msr_exits;         /* RDMSR and WRMSR of whatever register are the owner's to decide: IO_RDMSR, IO_WRMSR */
 	const struct insn *insn; /* under execution; NULL between instructions */
 
 	struct segment seg[NR_SEG];

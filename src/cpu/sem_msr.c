@@ -67,7 +67,7 @@ static void rdmsr(struct cpu *c, const struct insn *i)
 	u32 index = c->gpr[RCX];
 	u64 v = 0;
 
-	switch (msr_read(c, index, &v, false)) {
+	switch (c->msr_exits ? MSR_OUTSIDE : msr_read(c, index, &v, false)) {
 	case MSR_OK: break;
 	case MSR_OUTSIDE: v = cpu_io(c, IO_RDMSR, index, 8, 0); break;
 	default: raise_gp0(c);
@@ -81,7 +81,7 @@ static void wrmsr(struct cpu *c, const struct insn *i)
 	u32 index = c->gpr[RCX];
 	u64 v = edx_eax(c);
 
-	switch (msr_write(c, index, v, false)) {
+	switch (c->msr_exits ? MSR_OUTSIDE : msr_write(c, index, v, false)) {
 	case MSR_OK: break;
 	case MSR_OUTSIDE: cpu_io(c, IO_WRMSR, index, 8, v); break;
 	default: raise_gp0(c);

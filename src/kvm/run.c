@@ -338,6 +338,7 @@ static int vcpu_enter_guest(struct vcpu *v)
 			return -EINTR;
 		atomic_fetch_or(&c->request, REQ_SIGNAL);
 	}
+	c->msr_exits = atomic_load_explicit(&v->vm->msr_exits, memory_order_relaxed);
 	map_get(v);
 	u32 req = atomic_exchange(&v->requests, 0);
 	int r = handle_requests(v, req);
