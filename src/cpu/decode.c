@@ -153,7 +153,7 @@ static void row_layout(struct layout *y, const struct insn_row *r)
 		const struct operand_info *o = &operand_info[r->operand[n]];
 
 		layout_operand(y, o->kind, o->size);
-		if (!y->op0_size && o->kind != OK_I && o->kind != OK_J && o->kind != OK_L)
+		if (o->kind != OK_I && o->kind != OK_J && o->kind != OK_L && (!y->op0_size || o->size == OS_V))
 			y->op0_size = o->size;
 	}
 	y->vsib |= (r->attr & A_VSIB) != 0;

@@ -78,10 +78,10 @@ void fast_sysexit(struct cpu *c, unsigned size)
 	u16 cs = (u16)c->sysenter_cs & 0xfffc;
 	bool wide = size == 8;
 
-	if ((c->efer & EFER_LMA) && cpuid_amd(c))
-		raise_ud(c);
 	if (!cpu_protected(c) || c->cpl || !cs)
 		raise_gp0(c);
+	if ((c->efer & EFER_LMA) && cpuid_amd(c))
+		raise_ud(c);
 	if (wide && (!la_canonical(c, c->gpr[RCX]) || !la_canonical(c, c->gpr[RDX])))
 		raise_gp0(c);
 	c->gpr[RSP] = wide ? c->gpr[RCX] : (u32)c->gpr[RCX];

@@ -198,7 +198,7 @@ struct insn {
 	u16 row;       /* index into insn_rows */
 	u16 imm2;      /* ENTER's level, far pointer's selector, EXTRQ's second byte */
 	u8 len;        /* bytes, 1 to 15 */
-	u8 opsize;     /* 1, 2, 4, 8: of the first sized operand that is no immediate, else the effective operand size */
+	u8 opsize;     /* 1, 2, 4, 8: of an operand of size v, else of the first sized one that is no immediate, else effective */
 	u8 addrsize;   /* 2, 4, 8 */
 	u8 is_mem;     /* the r/m operand is in memory */
 	u16 mem_size;  /* its bytes (broadcast: one element); 0: only an address, or decided by the semantic function */

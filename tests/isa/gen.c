@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "cpu/cpuid.h"
 #include "isa.h"
 
 static bool named(const struct insn_row *r, const char *name)
@@ -37,11 +38,14 @@ const char *row_excluded(const struct insn_row *r)
 		{"sldt", "the host's kernel emulates it"},
 		{"str", "the host's kernel emulates it"},
 		{"smsw", "the host's kernel emulates it"},
+		{"int1", "a virtual host reports it before it has retired"},
 	};
 
 	for (unsigned n = 0; n < ARRAY_SIZE(excluded); n++)
 		if (named(r, excluded[n].name))
 			return excluded[n].why;
+	if (named(r, "nop") && r->map == 1 && r->opcode == 0x0d && cpuid_host_amd())
+		return "#UD on AMD's processors";
 	return NULL;
 }
 
@@ -160,11 +164,13 @@ static struct prefixes pick_prefixes(const struct insn_row *r, const struct shap
 		p.p66 = !(r->attr & A_F64) && rng_chance(sized || r->attr & A_D64 ? 3 : 20);
 		if (r->attr & (A_REP | A_REPZ))
 			p.rep = rng_chance(3) ? 0 : r->attr & A_REPZ && (rng() & 1) ? 0xf2 : 0xf3;
-		else if (rng_chance(100))
+		else if (rng_chance(100) && r->class_ != CLASS_END) /* they change branches on a count in ways not documented */
 			p.rep = rng() & 1 ? 0xf2 : 0xf3;
 		break;
 	}
 	p.lock = r->attr & A_LOCK ? rng_chance(3) : rng_chance(300);
+	if (s->reg_kind == OK_C || starts(r, "ver")) /* LOCK MOV CR0 is CR8 to AMD's processors, LOCK VERW is VERW */
+		p.lock = false;
 	return p;
 }
 
@@ -341,7 +347,7 @@ static void pick_addressing(struct test_case *t, struct form *f, const struct pr
 			ea ^= 0x0080000000000000; /* not canonical */
 		solve_address(t, f, ea);
 	}
-	if (p->p67 && f->base < 16) /* what lies above 32 bits is not part of the address */
+	if (p->p67 && f->base < 16 && f->base != RSP) /* what lies above 32 bits is not part of the address */
 		t->in.gpr[f->base] ^= rng() << 32;
 }
 
@@ -404,8 +410,28 @@ static void pick_state(struct test_case *t)
 
 static u64 code_target(void)
 {
-	/* Mostly an INT3, sometimes where there is no code. */
-	return rng_chance(8) ? CODE_WINDOW + rng_below(0x10000) : CODE_BASE + rng_below(CODE_SIZE);
+	static const u16 at[][2] = {{0, 0x7f0}, {0x880, PAGE_SIZE - 0x20}, {PAGE_SIZE + 0x20, CODE_SIZE}};
+	unsigned n = rng_below(3);
+
+	/* Mostly an INT3, sometimes where there is no code; never into the instruction under test. */
+	return rng_chance(8) ? CODE_WINDOW + rng_below(0x10000) : CODE_BASE + at[n][0] + rng_below(at[n][1] - at[n][0]);
+}
+
+static u16 pick_selector(void)
+{
+	static const u16 selectors[] = {0, 1, 3, SEL_DS, SEL_CS32, SEL_CS64, 0x28, 0x10, 0x1b, 0x40, 0x53, 0x6b, 0x7b, 0x8b, 0xfff7, 0x2f};
+
+	return selectors[rng_below(ARRAY_SIZE(selectors))];
+}
+
+static u16 pick_code_selector(void)
+{
+	return rng_chance(6) ? pick_selector() : rng() & 1 ? SEL_CS64 : SEL_CS32;
+}
+
+static bool uses_selector(const struct insn_row *r, const struct shape *s)
+{
+	return s->reg_kind == OK_S || starts(r, "ver") || named(r, "lar") || named(r, "lsl") || named(r, "arpl");
 }
 
 /* Registers that the instruction uses without naming them. */
@@ -418,8 +444,6 @@ static void pick_implicit(struct test_case *t, const struct shape *s, const stru
 		gpr[RSI] = pick_target(8);
 	if (s->di || starts(r, "maskmov") || starts(r, "vmaskmovdq"))
 		gpr[RDI] = pick_target(16);
-	if (s->si && s->di && rng_chance(3))
-		gpr[RDI] = gpr[RSI] + (s64)rng_below(64) - 32;
 	if (p->rep && (r->attr & (A_REP | A_REPZ)))
 		gpr[RCX] = rng_chance(3) ? rng_below(300) : rng_below(20);
 	if (p->p67 && p->rep)
@@ -430,13 +454,18 @@ static void pick_implicit(struct test_case *t, const struct shape *s, const stru
 		gpr[RBP] = DATA_BASE + 0x800 + rng_below(0x400);
 	if (named(r, "clzero"))
 		gpr[RAX] = pick_target(64);
-	if (s->reg_kind == OK_S || starts(r, "ver") || named(r, "lar") || named(r, "lsl")) {
-		static const u16 selectors[] = {0, 1, 3, SEL_DS, SEL_CS32, SEL_CS64, 0x28, 0x10, 0x1b, 0x40, 0x53, 0x6b, 0x8b, 0xfff7, 0x2f};
-		u16 sel = selectors[rng_below(ARRAY_SIZE(selectors))];
+	if (s->si && s->di && rng_chance(3)) {
+		gpr[RSI] = DATA_BASE + 0x400 + rng_below(0x1000);
+		gpr[RDI] = gpr[RSI] + rng_below(64) - 32;
+	} else if (s->si && s->di) { /* which one faults first is the processor's choice */
+		u64 *safe = rng() & 1 ? &gpr[RSI] : &gpr[RDI];
+		*safe = DATA_BASE + 0x400 + rng_below(0x1000);
+	}
+	if (uses_selector(r, s)) {
+		u16 sel = pick_selector();
 		for (unsigned n = 0; n < 16; n++)
 			if (n != RSP)
 				gpr[n] = (gpr[n] & ~0xffffull) | sel;
-		poke(gpr[RSP], &sel, 2);
 	}
 }
 
@@ -458,31 +487,55 @@ static void tame_indices(struct test_case *t, const struct form *f)
 		t->in.gpr[f->reg] = (u64)((s64)rng_below(8192) - 4096) ^ (rng_chance(4) ? 0xabcd000000000000 : 0);
 }
 
-/* What lies under the memory operand. */
-static void fill_memory(struct test_case *t, u64 target, unsigned size)
+/* A far pointer, or what a far return or IRET finds on the stack: parts of @size bytes. */
+static void poke_far(u64 target, unsigned size, bool pointer, bool iret)
+{
+	/* AMD's processors know no 64-bit offset in a far pointer in memory. */
+	if (pointer && size == 8 && cpuid_host_amd())
+		size = 4;
+	u64 part[5] = {code_target(), pick_code_selector(), (rng() & (FL_ARITH | FL_DF | FL_NT | FL_AC | FL_ID)) | FL_IF,
+		       DATA_BASE + rng_below(0x1000), rng_chance(6) ? pick_selector() : SEL_DS};
+
+	poke(target, &part[0], size);
+	poke(target + size, &part[1], pointer ? 2 : size);
+	for (unsigned n = 2; iret && n < 5; n++)
+		poke(target + n * size, &part[n], size);
+}
+
+/* What lies under the memory operand, or on the stack. */
+static void fill_memory(struct test_case *t, const struct shape *s, u64 target, unsigned size, unsigned opsize)
 {
 	const struct insn_row *r = t->row;
 	u8 buf[256];
+	u64 v = rng_value();
 
 	rng_numbers(buf, sizeof(buf));
 	if (rng_chance(2))
 		poke(target - 64, buf, sizeof(buf));
-	if ((t->row->class_ == CLASS_END && (named(r, "jmp") || named(r, "call"))) || starts(r, "ret")) {
-		u64 to = code_target();
-		poke(target, &to, 8);
-	} else if (starts(r, "push") || starts(r, "pop")) {
-		u64 v = rng_value();
+	if (starts(r, "push")) /* whether the upper part of a selector's place is written depends on the processor */
+		poke(t->in.gpr[RSP] - 8, &(u64){0}, 8);
+	if (s->rm_size == OS_P && (named(r, "jmp") || named(r, "call"))) {
+		poke_far(target, opsize, true, false);
+	} else if (s->rm_size == OS_P) {
+		u16 sel = pick_selector();
+		poke(target + (cpuid_host_amd() ? MIN(opsize, 4u) : opsize), &sel, 2);
+	} else if (starts(r, "iret") || (named(r, "ret") && r->opcode >= 0xca)) {
+		poke_far(target, opsize, false, starts(r, "iret"));
+	} else if (r->class_ == CLASS_END && (named(r, "jmp") || named(r, "call") || named(r, "ret"))) {
+		v = code_target();
 		poke(target, &v, 8);
+	} else if (uses_selector(r, s)) {
+		u16 sel = pick_selector();
+		poke(target, &sel, 2);
 	} else if (named(r, "ldmxcsr") || named(r, "vldmxcsr")) {
-		u32 v = rng() & (rng_chance(4) ? ~0u : 0xffff);
+		v = rng() & (rng_chance(4) ? ~0u : 0xffff);
 		poke(target, &v, 4);
 	} else if (size == 10) {
 		poke(target, t->in.x87 + 32 + 16 * rng_below(8), 10);
-	} else if (starts(r, "bound")) {
-		s32 v[2] = {(s32)rng_value() & 0xff, (s32)rng_value()};
-		poke(target, v, 8);
+	} else if (named(r, "bound")) {
+		s32 bounds[2] = {(s32)rng_value() & 0xff, (s32)rng_value()};
+		poke(target, bounds, 8);
 	} else if (rng() & 1) {
-		u64 v = rng_value();
 		poke(target, &v, 8);
 	}
 }
@@ -504,7 +557,7 @@ static void pick_immediates(struct test_case *t, struct form *f, const struct sh
 			f->imm_bytes[0] = opsize == 2 ? 2 : 4;
 			f->imm[0] = code_target();
 			f->imm_bytes[1] = 2;
-			f->imm[1] = rng_chance(4) ? rng() & 0xffff : rng() & 1 ? SEL_CS32 : SEL_CS64;
+			f->imm[1] = rng_chance(8) ? rng() & 0xffff : pick_code_selector();
 			return;
 		case OK_L:
 			size = 1;
@@ -512,6 +565,8 @@ static void pick_immediates(struct test_case *t, struct form *f, const struct sh
 		}
 		if (named(t->row, "enter"))
 			v = n ? rng() & 0x47 : rng() & 0x1ff;
+		if (named(t->row, "ret"))
+			v &= 0xff;
 		if (named(t->row, "int") && (u8)v == 0x80)
 			v = 3;
 		f->imm[n] = v;
@@ -581,7 +636,9 @@ void generate(struct test_case *t)
 		tame_indices(t, &f);
 		pick_addressing(t, &f, &p, target);
 	}
-	fill_memory(t, f.mem ? target : t->in.gpr[RSP], size);
+	if (named(r, "ret") || starts(r, "iret")) /* the order of several reads is the processor's choice */
+		t->in.gpr[RSP] = DATA_BASE + 0x400 + (rng() & 0xfff);
+	fill_memory(t, &s, f.mem ? target : t->in.gpr[RSP], size, opsize);
 	indirect_branch(t, &f);
 	pick_immediates(t, &f, &s, &p, opsize);
 	unsigned len = encode(&f, t->in.rip, bytes);

@@ -4,6 +4,7 @@
  *
  * One instruction is run by asking for an NMI window with interrupts shadowed: the shadow lets one instruction through.
  */
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,11 +66,21 @@ static void make_descriptors(void)
 	static const u64 gdt[] = {
 		[1] = 0x00cf9b000000ffff, [2] = 0x00af9b000000ffff, [3] = 0x00cf93000000ffff,
 		[4] = 0x00cffb000000ffff, [5] = 0x00cff3000000ffff, [6] = 0x00affb000000ffff,
+		[15] = 0x0040f50000000000,
 	};
+	unsigned processor = 0, node = 0;
 	u64 tss = SYS_BASE + TSS;
 
 	for (unsigned n = 0; n < ARRAY_SIZE(gdt); n++)
 		put64(GDT + 8 * n, gdt[n]);
+	/* The last one's limit tells the processor's number: stay on it. */
+	getcpu(&processor, &node);
+	cpu_set_t one;
+	CPU_ZERO(&one);
+	CPU_SET(processor, &one);
+	sched_setaffinity(0, sizeof(one), &one);
+	sys[GDT + 0x78] = (u8)processor;
+	sys[GDT + 0x79] = (u8)(processor >> 8 | node << 4);
 	put64(GDT + 0x40, TSS_LIMIT | (tss & 0xffffff) << 16 | 0x8bull << 40 | (tss >> 24 & 0xff) << 56);
 	put64(GDT + 0x48, tss >> 32);
 	put64(TSS + 4, SYS_BASE + STACK_TOP);

@@ -188,7 +188,7 @@ static void take_outcome(int sig, ucontext_t *uc)
 	result->vector = sig == SIGALRM ? VECTOR_HANG : (int)g[REG_TRAPNO];
 	result->error = (u32)g[REG_ERR];
 	result->cr2 = result->vector == VEC_PF ? (u64)g[REG_CR2] : 0;
-	if (result->vector == VEC_BP && rip - 1 != current->in.rip) {
+	if (result->vector == VEC_BP && rip - 1 - current->in.rip >= current->len) {
 		/* The INT3 at the place where the instruction went. */
 		result->s.rip = rip - 1;
 		result->vector = NO_VECTOR;
@@ -239,7 +239,8 @@ void native_run(const struct test_case *t, struct outcome *o)
 	ticks_in_run = 0;
 	runs++;
 	phase = ENTERING;
-	__asm__ volatile("int3" : : : "memory", "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "xmm0", "xmm1",
+	/* Flags that a signal frame cannot change are as they always are. */
+	__asm__ volatile("lea -128(%%rsp), %%rsp; push $0x202; popfq; lea 128(%%rsp), %%rsp; int3" : : : "memory", "cc", "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "xmm0", "xmm1",
 			 "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",
 			 "xmm14", "xmm15");
 }

@@ -49,10 +49,13 @@ static void place_code(const struct test_case *t, bool remove)
 {
 	u8 *at = native_code() + (t->in.rip - CODE_BASE);
 
+	memset(at, CODE_FILL, 16);
 	if (remove)
-		memset(at, CODE_FILL, t->len);
-	else
-		memcpy(at, t->bytes, t->len);
+		return;
+	memcpy(at, t->bytes, t->len);
+	/* A load of SS lets one more instruction through, on the host too. */
+	if (t->decoded && (insn_rows[t->insn.row].attr & A_SHADOW) && (!t->insn.modrm || (t->insn.reg & 7) == SEG_SS))
+		at[t->len] = 0x90;
 }
 
 static bool in_windows(u64 a)
