@@ -51,6 +51,13 @@ SEM(cli) SEM(sti) SEM(hlt) SEM(pause) SEM(monitor) SEM(mwait) SEM(hypercall)
 SEM(cpuid) SEM(rdtsc) SEM(rdtscp) SEM(rdpid) SEM(rdpmc) SEM(rdmsr) SEM(wrmsr) SEM(swapgs) SEM(rdfsbase)
 SEM(rdgsbase) SEM(wrfsbase) SEM(wrgsbase) SEM(syscall) SEM(sysret) SEM(sysenter) SEM(sysexit) SEM(stac)
 SEM(clac) SEM(xgetbv) SEM(xsetbv) SEM(rdpkru) SEM(wrpkru) SEM(rdrand) SEM(rdseed)
+/* sem_fpu.c */
+SEM(fnstcw) SEM(fnstsw) SEM(fldcw) SEM(fninit) SEM(fnclex) SEM(fwait) SEM(fnstenv) SEM(fldenv) SEM(fnsave)
+SEM(frstor) SEM(emms) SEM(ldmxcsr) SEM(stmxcsr) SEM(vzeroupper) SEM(vzeroall)
+/* sem_xsave.c */
+SEM(fxsave) SEM(fxrstor) SEM(xsave) SEM(xsaveopt) SEM(xsavec) SEM(xrstor) SEM(xrstors)
+/* sem_gather.c */
+SEM(maskmovdqu) SEM(maskmovq) SEM(vmaskmov_load) SEM(vmaskmov_store) SEM(gather_vex) SEM(gather_evex) SEM(scatter)
 #undef SEM
 
 #endif

@@ -3,6 +3,12 @@
 
 #include <string.h>
 
+/*
+ * Where W is the size of a general register, only 64-bit code heeds it: so it follows from the operand, not from the
+ * guest's bit.
+ */
+enum { W_CLEAR, W_SET, W_COPY, W_OPSIZE };
+
 /* How the row's operands shape the encoding. */
 struct shape {
 	bool ok;
@@ -10,12 +16,13 @@ struct shape {
 	bool z;        /* a register in the opcode */
 	bool sized;    /* the operand size is 2, 4, 8 by prefixes */
 	bool byte_reg, byte_rm;
-	bool w_size;   /* VEX.W is the operand size, which only 64-bit code has */
+	u8 w;          /* VEX.W, EVEX.W: W_COPY or what follows from a general register */
 };
 
 static struct shape shape_of(const struct insn_row *r)
 {
-	struct shape s = {.ok = !(r->attr & (A_VSIB | A_REP | A_REPZ)), .modrm = r->modrm & MODRM_ANY};
+	struct shape s = {.ok = !(r->attr & (A_VSIB | A_REP | A_REPZ)), .modrm = r->modrm & MODRM_ANY,
+			  .w = r->attr & A_GPR_IMPLICIT ? W_OPSIZE : W_COPY};
 
 	for (unsigned n = 0; n < ARRAY_SIZE(r->operand); n++) {
 		const struct operand_info *o = &operand_info[r->operand[n]];
@@ -38,7 +45,10 @@ static struct shape shape_of(const struct insn_row *r)
 			break;
 		}
 		s.sized |= o->size == OS_V || o->size == OS_Z;
-		s.w_size |= o->size == OS_Y;
+		if (o->size == OS_Y)
+			s.w = W_OPSIZE;
+		else if (o->kind == OK_E || o->kind == OK_G || o->kind == OK_R)
+			s.w = o->size == 8 ? W_SET : W_CLEAR;
 	}
 	return s;
 }
@@ -92,16 +102,20 @@ static unsigned vex_pp(const struct insn_row *r)
 	return r->pp == PP_66 ? 1 : r->pp == PP_F3 ? 2 : r->pp == PP_F2 ? 3 : 0;
 }
 
+static unsigned vex_w(const struct insn *i, const struct shape *s)
+{
+	return s->w == W_COPY ? i->w : s->w == W_OPSIZE ? i->opsize == 8 : s->w;
+}
+
 /* The three-byte form always: it says everything. */
 static u8 *put_vex(u8 *p, const struct insn *i, const struct insn_row *r, const struct shape *s,
 		   const struct reencode *to)
 {
 	unsigned rm = i->is_mem ? to->base : to->rm;
-	unsigned w = s->w_size ? i->opsize == 8 : i->w;
 
 	p = put(p, 0xc4);
 	p = put(p, (to->reg & 8 ? 0 : 0x80) | 0x40 | (rm & 8 ? 0 : 0x20) | r->map);
-	p = put(p, w << 7 | (~to->vvvv & 15) << 3 | (i->l & 1) << 2 | vex_pp(r));
+	p = put(p, vex_w(i, s) << 7 | (~to->vvvv & 15) << 3 | (i->l & 1) << 2 | vex_pp(r));
 	return put(p, i->opcode);
 }
 
@@ -109,13 +123,12 @@ static u8 *put_evex(u8 *p, const struct insn *i, const struct insn_row *r, const
 		    const struct reencode *to)
 {
 	unsigned rm = i->is_mem ? to->base : to->rm;
-	unsigned w = s->w_size ? i->opsize == 8 : i->w;
 	unsigned x = i->is_mem ? 0 : rm & 16;
 	unsigned last = i->bytes[i->opcode_off - 1]; /* z L'L b V' aaa: L'L may be a rounding mode */
 
 	p = put(p, 0x62);
 	p = put(p, (to->reg & 8 ? 0 : 0x80) | (x ? 0 : 0x40) | (rm & 8 ? 0 : 0x20) | (to->reg & 16 ? 0 : 0x10) | r->map);
-	p = put(p, w << 7 | (~to->vvvv & 15) << 3 | 4 | vex_pp(r));
+	p = put(p, vex_w(i, s) << 7 | (~to->vvvv & 15) << 3 | 4 | vex_pp(r));
 	p = put(p, (last & 0xf7) | (to->vvvv & 16 ? 0 : 8));
 	return put(p, i->opcode);
 }

@@ -415,7 +415,8 @@ unsigned thunk_build(struct thunk *t, u8 *out, const struct insn *i)
 	struct emit e = {.p = out, .i = i, .r = r};
 
 	find_uses(&e.u, i, r);
-	*t = (struct thunk){.flags_written = r->flags_written & FL_ARITH, .xinuse = xinuse_of(&e.u, i, r)};
+	*t = (struct thunk){.flags_written = (r->flags_written | r->flags_undefined) & FL_ARITH,
+			    .xinuse = xinuse_of(&e.u, i, r)};
 	t->dst_v = only_register(e.u.v_out);
 	t->dst_k = only_register(e.u.k_out);
 	t->dst_g = only_register(e.u.g_out);

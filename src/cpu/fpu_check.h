@@ -1,0 +1,61 @@
+/* What every FPU and vector instruction asks before it executes, for those with semantics in C (SDM vol. 2, 2.4, 2.8). */
+#ifndef CPU_FPU_CHECK_H
+#define CPU_FPU_CHECK_H
+
+#include "cpu/exception.h"
+#include "cpu/fpu.h"
+#include "cpu/insn.h"
+
+static inline void x87_check(struct cpu *c)
+{
+	if (unlikely(c->cr0 & (CR0_EM | CR0_TS)))
+		raise_fault(c, VEC_NM);
+}
+
+/* A waiting x87 instruction, or an MMX one: an unmasked exception is pending. */
+static inline void x87_wait(struct cpu *c)
+{
+	if (unlikely(fx_get16(c->fpu.x87, FX_FSW) & FSW_ES))
+		raise_fault(c, VEC_MF);
+}
+
+static inline void mmx_check(struct cpu *c)
+{
+	if (unlikely(c->cr0 & CR0_EM))
+		raise_ud(c);
+	if (unlikely(c->cr0 & CR0_TS))
+		raise_fault(c, VEC_NM);
+	x87_wait(c);
+}
+
+static inline void sse_check(struct cpu *c)
+{
+	if (unlikely((c->cr0 & CR0_EM) || !(c->cr4 & CR4_OSFXSR)))
+		raise_ud(c);
+	if (unlikely(c->cr0 & CR0_TS))
+		raise_fault(c, VEC_NM);
+}
+
+/* VEX and EVEX, for the components @need of XCR0. Real mode has been looked at before (insn_check). */
+static inline void avx_check(struct cpu *c, u64 need)
+{
+	if (unlikely(!(c->cr4 & CR4_OSXSAVE) || (~c->xcr0 & need)))
+		raise_ud(c);
+	if (unlikely(c->cr0 & CR0_TS))
+		raise_fault(c, VEC_NM);
+}
+
+/* By the row's attributes. */
+static inline void vector_check(struct cpu *c, const struct insn *i)
+{
+	u32 attr = insn_rows[i->row].attr;
+
+	if (attr & A_AVX512)
+		avx_check(c, XF(SSE) | XF(AVX) | XF_AVX512);
+	else if (attr & A_AVX)
+		avx_check(c, XF(SSE) | XF(AVX));
+	else
+		sse_check(c);
+}
+
+#endif

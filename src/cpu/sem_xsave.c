@@ -1,0 +1,275 @@
+/* FXSAVE, FXRSTOR and the XSAVE family (SDM vol. 1, 10.5 and 13.5 to 13.12). IA32_XSS is 0: no supervisor components. */
+#include <string.h>
+
+#include "cpu/fpu.h"
+#include "cpu/fpu_check.h"
+#include "cpu/mem.h"
+#include "cpu/mmu.h"
+#include "cpu/sem.h"
+
+#define SSE_OR_AVX (XF(SSE) | XF(AVX))
+
+/* Without REX.W the pointers are 32 bits wide and selectors stand beside them; those are not kept and read as 0. */
+static void narrow_pointers(u8 *legacy, const struct insn *i)
+{
+	if (i->rex & 8)
+		return;
+	memset(legacy + FX_FIP + 4, 0, 4);
+	memset(legacy + FX_FDP + 4, 0, 4);
+}
+
+static void put_mxcsr(const struct fpu_state *f, u8 *legacy)
+{
+	const u32 mask = MXCSR_MASK;
+
+	memcpy(legacy + FX_MXCSR, &f->mxcsr, 4);
+	memcpy(legacy + FX_MXCSR_MASK, &mask, 4);
+}
+
+static unsigned xmm_end(const struct cpu *c)
+{
+	return FX_XMM + (c->code_bits == 64 ? 256 : 128);
+}
+
+/* --- FXSAVE ------------------------------------------------------------------------------------------ */
+
+static u64 fx_la(struct cpu *c, const struct insn *i, enum access acc)
+{
+	x87_check(c);
+	u64 la = insn_la(c, i, 512, acc);
+
+	if (la & 15)
+		raise_gp0(c);
+	return la;
+}
+
+static void exec_fxsave(struct cpu *c, const struct insn *i)
+{
+	u64 la = fx_la(c, i, ACC_WRITE);
+	bool long_mode = c->code_bits == 64;
+	u8 image[512] = {0};
+
+	xcomp_save(&c->fpu, XC_X87, image, long_mode);
+	xcomp_save(&c->fpu, XC_SSE, image, long_mode);
+	narrow_pointers(image, i);
+	put_mxcsr(&c->fpu, image);
+	mem_probe(c, i->seg, la, 512, ACC_WRITE);
+	mem_write_block(c, i->seg, la, image, xmm_end(c));
+}
+
+static void exec_fxrstor(struct cpu *c, const struct insn *i)
+{
+	u64 la = fx_la(c, i, ACC_READ);
+	bool long_mode = c->code_bits == 64;
+	u8 image[512];
+	u32 mxcsr;
+
+	mem_read_block(c, i->seg, la, image, 512);
+	memcpy(&mxcsr, image + FX_MXCSR, 4);
+	if (mxcsr & ~MXCSR_MASK)
+		raise_gp0(c);
+	narrow_pointers(image, i);
+	xcomp_load(&c->fpu, XC_X87, image, long_mode);
+	xcomp_load(&c->fpu, XC_SSE, image, long_mode);
+	c->fpu.mxcsr = mxcsr;
+}
+
+/* --- XSAVE ------------------------------------------------------------------------------------------------- */
+
+enum xsave_kind { XSAVE_PLAIN, XSAVE_OPT, XSAVE_COMPACTED };
+
+static u64 requested(const struct cpu *c)
+{
+	return ((u64)(u32)c->gpr[RDX] << 32 | (u32)c->gpr[RAX]) & c->xcr0;
+}
+
+static u64 xsave_la(struct cpu *c, const struct insn *i, unsigned size, enum access acc)
+{
+	if (!(c->cr4 & CR4_OSXSAVE))
+		raise_ud(c);
+	if (c->cr0 & CR0_TS)
+		raise_fault(c, VEC_NM);
+	u64 la = insn_la(c, i, size, acc);
+
+	if (la & 63)
+		raise_gp0(c);
+	return la;
+}
+
+/* Where component @n, 2 and up, lies, and how much of it the current mode reaches. */
+static void extent(const struct cpu *c, unsigned n, u64 xcomp, unsigned *off, unsigned *len)
+{
+	xsave_component(n, off, len);
+	if (xcomp & XCOMP_COMPACTED)
+		*off = xsave_compacted_offset(xcomp, n);
+	if (c->code_bits == 64)
+		return;
+	if (n == XC_AVX || n == XC_ZMM_HI256)
+		*len /= 2;
+	else if (n == XC_HI16_ZMM)
+		*len = 0;
+}
+
+static void write_legacy(struct cpu *c, const struct insn *i, u64 la, u64 save, bool mxcsr)
+{
+	u8 image[512] = {0};
+
+	xcomp_save(&c->fpu, XC_X87, image, true);
+	xcomp_save(&c->fpu, XC_SSE, image, true);
+	narrow_pointers(image, i);
+	put_mxcsr(&c->fpu, image);
+	if (save & XF(X87)) {
+		mem_write_block(c, i->seg, la, image, FX_MXCSR);
+		mem_write_block(c, i->seg, la + FX_ST, image + FX_ST, FX_XMM - FX_ST);
+	}
+	if (mxcsr)
+		mem_write_block(c, i->seg, la + FX_MXCSR, image + FX_MXCSR, 8);
+	if (save & XF(SSE))
+		mem_write_block(c, i->seg, la + FX_XMM, image + FX_XMM, xmm_end(c) - FX_XMM);
+}
+
+static void xsave(struct cpu *c, const struct insn *i, enum xsave_kind kind)
+{
+	u64 rfbm = requested(c), xinuse = c->fpu.xinuse & rfbm, header[2] = {0}, save = rfbm;
+	bool compacted = kind == XSAVE_COMPACTED, mxcsr = rfbm & SSE_OR_AVX;
+	u64 xcomp = compacted ? rfbm | XCOMP_COMPACTED : 0;
+	unsigned size = xsave_size(rfbm, compacted);
+	u64 la = xsave_la(c, i, size, ACC_WRITE);
+
+	if (compacted && (rfbm & XF(SSE)) && c->fpu.mxcsr != MXCSR_RESET)
+		xinuse |= XF(SSE);
+	if (kind != XSAVE_PLAIN)
+		save = xinuse;
+	if (compacted)
+		mxcsr = save & XF(SSE);
+	else
+		header[0] = mem_read(c, i->seg, la + XSAVE_BV, 8) & ~rfbm;
+	header[0] |= xinuse;
+	header[1] = xcomp;
+	mem_probe(c, i->seg, la, size, ACC_WRITE);
+	write_legacy(c, i, la, save, mxcsr);
+	mem_write_block(c, i->seg, la + XSAVE_BV, header, compacted ? 16 : 8);
+	for (unsigned n = XC_AVX; n < NR_XC; n++) {
+		u8 part[16 * 64];
+		unsigned off, len;
+
+		if (!(save & BIT64(n)))
+			continue;
+		extent(c, n, xcomp, &off, &len);
+		xcomp_save(&c->fpu, n, part, c->code_bits == 64);
+		if (len)
+			mem_write_block(c, i->seg, la + off, part, len);
+	}
+}
+
+static void exec_xsave(struct cpu *c, const struct insn *i)
+{
+	xsave(c, i, XSAVE_PLAIN);
+}
+
+static void exec_xsaveopt(struct cpu *c, const struct insn *i)
+{
+	xsave(c, i, XSAVE_OPT);
+}
+
+static void exec_xsavec(struct cpu *c, const struct insn *i)
+{
+	xsave(c, i, XSAVE_COMPACTED);
+}
+
+/* --- XRSTOR --------------------------------------------------------------------------------------------------- */
+
+/* The header's conditions (SDM vol. 1, 13.8); @only_compacted: XRSTORS. */
+static void check_header(struct cpu *c, const u8 *header, bool only_compacted)
+{
+	static const u8 zero[64];
+	u64 bv, xcomp;
+
+	memcpy(&bv, header, 8);
+	memcpy(&xcomp, header + 8, 8);
+	if (xcomp & XCOMP_COMPACTED) {
+		if (!cpu_has(c, ISA_XSAVEC) || (xcomp & ~XCOMP_COMPACTED & ~c->xcr0) || (bv & ~xcomp) ||
+		    memcmp(header + 16, zero, 48))
+			raise_gp0(c);
+	} else if (only_compacted || (bv & ~c->xcr0) || memcmp(header + 8, zero, 16)) {
+		raise_gp0(c);
+	}
+}
+
+/* MXCSR belongs to SSE in the compacted format; in the standard one it is loaded whatever XSTATE_BV says. */
+static void load_mxcsr(struct cpu *c, struct fpu_state *f, const u8 *legacy, u64 rfbm, u64 bv, bool compacted)
+{
+	u32 mxcsr;
+
+	memcpy(&mxcsr, legacy + FX_MXCSR, 4);
+	if (compacted && !(rfbm & XF(SSE)))
+		return;
+	if (!compacted && !(rfbm & SSE_OR_AVX))
+		return;
+	if (compacted && !(bv & XF(SSE)))
+		mxcsr = MXCSR_RESET;
+	if (mxcsr & ~MXCSR_MASK)
+		raise_gp0(c);
+	f->mxcsr = mxcsr;
+}
+
+static void load_extended(struct cpu *c, const struct insn *i, struct fpu_state *f, u64 la, unsigned n, u64 xcomp)
+{
+	u8 part[16 * 64];
+	unsigned off, len;
+
+	extent(c, n, xcomp, &off, &len);
+	if (!len)
+		return;
+	mem_read_block(c, i->seg, la + off, part, len);
+	xcomp_load(f, n, part, c->code_bits == 64);
+}
+
+static void xrstor(struct cpu *c, const struct insn *i, bool only_compacted)
+{
+	struct fpu_state f = c->fpu;
+	bool long_mode = c->code_bits == 64;
+	u64 rfbm = requested(c), la = xsave_la(c, i, XSAVE_EXTENDED, ACC_READ), bv, xcomp;
+	u8 area[XSAVE_EXTENDED];
+
+	mem_read_block(c, i->seg, la, area, sizeof(area));
+	check_header(c, area + XSAVE_BV, only_compacted);
+	memcpy(&bv, area + XSAVE_BV, 8);
+	memcpy(&xcomp, area + XSAVE_XCOMP_BV, 8);
+	xsave_la(c, i, xsave_size(rfbm & bv, xcomp & XCOMP_COMPACTED), ACC_READ);
+	narrow_pointers(area, i);
+	load_mxcsr(c, &f, area, rfbm, bv, xcomp & XCOMP_COMPACTED);
+	for (unsigned n = 0; n < NR_XC; n++) {
+		if (!(rfbm & BIT64(n)))
+			continue;
+		if (!(bv & BIT64(n)))
+			xcomp_reset(&f, n, long_mode);
+		else if (n <= XC_SSE)
+			xcomp_load(&f, n, area, long_mode);
+		else
+			load_extended(c, i, &f, la, n, xcomp);
+	}
+	bool rights = f.pkru != c->fpu.pkru;
+
+	c->fpu = f;
+	if (rights)
+		tlb_flush_all(c);
+}
+
+static void exec_xrstor(struct cpu *c, const struct insn *i)
+{
+	xrstor(c, i, false);
+}
+
+static void exec_xrstors(struct cpu *c, const struct insn *i)
+{
+	xrstor(c, i, true);
+}
+
+const struct sem sem_fxsave = SEM1(exec_fxsave);
+const struct sem sem_fxrstor = SEM1(exec_fxrstor);
+const struct sem sem_xsave = SEM1(exec_xsave);
+const struct sem sem_xsaveopt = SEM1(exec_xsaveopt);
+const struct sem sem_xsavec = SEM1(exec_xsavec);
+const struct sem sem_xrstor = SEM1(exec_xrstor);
+const struct sem sem_xrstors = SEM1(exec_xrstors);
