@@ -250,7 +250,7 @@ static int create(const struct kvm_if *kvm, u8 *memory, struct kvm_run **run, u3
 	if (vcpu < 0)
 		return useless(check, "it creates no CPU", vcpu), -1;
 
-	struct kvm_cpuid2 *cpuid = cpuid_supported(kvm, kvm_fd);
+	struct kvm_cpuid2 *cpuid = vcpu_cpuid_offered(kvm, kvm_fd);
 
 	if (!cpuid)
 		return useless(check, "it offers no CPUID", -errno), -1;

@@ -5,7 +5,7 @@
 
 #include "base/types.h"
 
-struct kvm_cpuid2 *cpuid_supported(const struct kvm_if *kvm, int kvm_fd)
+struct kvm_cpuid2 *vcpu_cpuid_offered(const struct kvm_if *kvm, int kvm_fd)
 {
 	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + CPUID_MAX_ENTRIES * sizeof(cpuid->entries[0]));
 
@@ -123,7 +123,7 @@ static void set_extended_topology(struct kvm_cpuid2 *cpuid, u32 function, unsign
 		};
 }
 
-void cpuid_set_topology(struct kvm_cpuid2 *cpuid, unsigned id, unsigned nr, int tsc_deadline)
+void vcpu_cpuid_set_topology(struct kvm_cpuid2 *cpuid, unsigned id, unsigned nr, int tsc_deadline)
 {
 	const struct kvm_cpuid_entry2 *base = find_leaf(cpuid, 0);
 	u32 max = base ? base->eax : 0;

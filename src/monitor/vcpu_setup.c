@@ -29,13 +29,13 @@ static int fail(struct vcpu *v, const char *what, long rc, char error[BOOT_ERROR
 static long set_cpuid(struct vcpu *v)
 {
 	struct machine *m = v->machine;
-	struct kvm_cpuid2 *cpuid = cpuid_supported(m->kvm, m->kvm_fd);
+	struct kvm_cpuid2 *cpuid = vcpu_cpuid_offered(m->kvm, m->kvm_fd);
 
 	if (!cpuid)
 		return -errno;
 	int tsc_deadline = m->kvm->ioctl(m->kvm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_DEADLINE_TIMER) > 0;
 
-	cpuid_set_topology(cpuid, v->id, m->nr_vcpus, tsc_deadline);
+	vcpu_cpuid_set_topology(cpuid, v->id, m->nr_vcpus, tsc_deadline);
 	long rc = m->kvm->ioctl(v->fd, KVM_SET_CPUID2, cpuid);
 
 	free(cpuid);

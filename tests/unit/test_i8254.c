@@ -82,6 +82,23 @@ static void test_latch(void **state)
 	assert_int_equal(port_read(f, 0x41), 0x80 | 0x30 | 2 << 1);
 	assert_int_equal(read_word(f, 1), 800);
 	assert_int_equal(read_word(f, 1), 750);
+	/* The first latched status stays, too; a control word drops what is latched. */
+	port_write(f, CONTROL, 0xe4);
+	port_write(f, CONTROL, 0x74);
+	port_write(f, CONTROL, 0xe4);
+	assert_int_equal(port_read(f, 0x41) & 0x40, 0x40);
+	load(f, 1, 2, 1000);
+	port_write(f, CONTROL, 0xe4);
+	port_write(f, CONTROL, 0x40);
+	advance(f, 10);
+	load(f, 1, 2, 500);
+	assert_int_equal(read_word(f, 1), 500);
+	port_write(f, 0x61, 1);
+	load(f, 2, 0, 3);
+	port_write(f, CONTROL, 0xe8);
+	advance(f, 5);
+	port_write(f, CONTROL, 0xe8);
+	assert_int_equal(port_read(f, 0x42) & 0x80, 0); /* OUT as it was */
 	/* Status only, of several channels. */
 	port_write(f, CONTROL, 0xe0 | 0x0e);
 	port_read(f, 0x40);
@@ -365,6 +382,11 @@ static void test_state(void **state)
 	s.flags |= KVM_PIT_FLAGS_HPET_LEGACY;
 	i8254_set_state(&g->chip.pit, &s);
 	assert_true(irqchip_next_deadline(&g->chip) == IRQCHIP_NEVER);
+	/* A start in the future: not counted yet. */
+	s.channels[1].mode = 0;
+	s.channels[1].count_load_time = g->now + 5000000;
+	i8254_set_state(&g->chip.pit, &s);
+	assert_int_equal(read_word(g, 1), s.channels[1].count);
 	/* Nonsense is made safe. */
 	memset(&s, 0xff, sizeof(s));
 	i8254_set_state(&g->chip.pit, &s);

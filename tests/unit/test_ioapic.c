@@ -165,6 +165,7 @@ static void test_two_pins_one_vector(void **state)
 	redirect(f, 11, 0, LEVEL | 0x61);
 	assert_int_equal(line(f, 10, true), 1);
 	assert_int_equal(line(f, 11, true), 0);
+	assert_true(entry(f, 11) & REMOTE_IRR); /* in the one message that is pending */
 	assert_int_equal(take(f, 0), 0x61);
 	line(f, 10, false);
 	eoi(f, 0);
@@ -284,6 +285,14 @@ static void test_storm(void **state)
 	irqchip_expire(&f->chip, f->now + 10000000);
 	assert_int_equal(take(f, 0), 0x71);
 	assert_true(irqchip_next_deadline(&f->chip) == IRQCHIP_NEVER);
+	/* EOIs that find the line low start the count again. */
+	for (n = 0; n < 18000; n++) {
+		line(f, 9, n % 6000 != 5999);
+		eoi(f, 0);
+		line(f, 9, true);
+		assert_int_equal(take(f, 0), 0x71);
+	}
+	assert_true(irqchip_next_deadline(&f->chip) == IRQCHIP_NEVER);
 }
 
 static void test_state(void **state)
@@ -297,6 +306,14 @@ static void test_state(void **state)
 	line(f, 4, true);
 	assert_int_equal(irqchip_get_state(&f->chip, &s), 0);
 	assert_int_equal(s.chip.ioapic.irr, BIT(9)); /* the edge has been sent */
+	line(f, 4, true);
+	assert_int_equal(irqchip_get_state(&f->chip, &s), 0);
+	assert_int_equal(s.chip.ioapic.irr, BIT(9)); /* and there is no other */
+	line(f, 4, false);
+	redirect(f, 4, 0, MASKED | 0x51);
+	line(f, 4, true);
+	assert_int_equal(irqchip_get_state(&f->chip, &s), 0);
+	assert_int_equal(s.chip.ioapic.irr, BIT(9) | BIT(4)); /* now there is */
 	assert_int_equal(irqchip_set_state(&g->chip, &s), 0);
 	assert_int_equal(irqchip_get_state(&g->chip, &again), 0);
 	assert_memory_equal(&s, &again, sizeof(s));

@@ -186,7 +186,10 @@ static void test_x2apic_registers(void **state)
 	assert_false(rdmsr(f, 2, LAPIC_VERSION, &value)); /* not in this mode */
 	assert_false(wrmsr(f, 2, LAPIC_TPR, 0));
 	apic_write(f, 2, LAPIC_ID, 0x99000000);
+	apic_write(f, 2, LAPIC_ICR2, 0x03000000);
 	enter_x2apic(f, 2);
+	assert_true(rdmsr(f, 2, LAPIC_ICR, &value));
+	assert_true(value == 0); /* an xAPIC destination means something else */
 	assert_true(rdmsr(f, 2, LAPIC_ID, &value));
 	assert_int_equal(value, 2);
 	assert_true(rdmsr(f, 2, LAPIC_LDR, &value));
@@ -231,8 +234,11 @@ static void test_priorities(void **state)
 {
 	struct fixture *f = *state;
 
+	f->cpu[1].kicks = 0;
 	assert_int_equal(send(f, 1, 0x45), 1);
+	assert_int_equal(f->cpu[1].kicks, 1);
 	assert_int_equal(send(f, 1, 0x45), 0);
+	assert_int_equal(f->cpu[1].kicks, 1); /* no news */
 	assert_int_equal(send(f, 1, 0x91), 1);
 	assert_int_equal(send(f, 1, 0x42), 1);
 	assert_int_equal(take(f, 1), 0x91);
@@ -256,6 +262,17 @@ static void test_priorities(void **state)
 	assert_int_equal(lapic_eoi(&f->cpu[1].l), 0x42);
 	assert_int_equal(lapic_eoi(&f->cpu[1].l), -1);
 	assert_int_equal(take(f, 1), -1);
+}
+
+static void test_trigger_mode(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(irqchip_send_msi(&f->chip, 0xfee01000, 0xc045), 1);
+	assert_true(bit_of(f, 1, LAPIC_TMR, 0x45));
+	assert_int_equal(take(f, 1), 0x45);
+	assert_int_equal(send(f, 1, 0x45), 1); /* the TMR is that of the last message */
+	assert_false(bit_of(f, 1, LAPIC_TMR, 0x45));
 }
 
 static void test_tpr(void **state)
@@ -508,6 +525,8 @@ static void test_lowest_priority(void **state)
 	assert_int_equal(got[3], 0);
 	/* An MSI with a redirection hint goes to one of them too. */
 	assert_int_equal(irqchip_send_msi(&f->chip, 0xfee0700c, 0x61), 1);
+	/* Physical broadcast has no arbitration. */
+	assert_int_equal(irqchip_send_msi(&f->chip, 0xfeeff000, APIC_LOWEST << 8 | 0x62), 3);
 }
 
 static void test_pv_eoi(void **state)
@@ -628,7 +647,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_reset), TEST(test_writable_bits), TEST(test_access_sizes), TEST(test_base_msr),
-		TEST(test_x2apic_registers), TEST(test_priorities), TEST(test_tpr), TEST(test_software_disable),
+		TEST(test_x2apic_registers), TEST(test_priorities), TEST(test_trigger_mode), TEST(test_tpr), TEST(test_software_disable),
 		TEST(test_ipi_shorthands), TEST(test_init_deassert), TEST(test_xapic_destinations),
 		TEST(test_x2apic_destinations), TEST(test_errors), TEST(test_local_vectors), TEST(test_lowest_priority),
 		TEST(test_pv_eoi), TEST(test_state), TEST(test_x2apic_state),

@@ -92,7 +92,7 @@ static void test_refused(void **state)
 	struct kvm_irq_routing_entry flagged = pin_entry(0, KVM_IRQCHIP_IOAPIC, 0), strange = { .type = 9 };
 	struct kvm_irq_routing_entry *many = calloc(4097, sizeof(*many));
 	const struct {
-		struct kvm_irq_routing_entry e[2];
+		struct kvm_irq_routing_entry e[3];
 		u32 nr;
 	} bad[] = {
 		{ { pin_entry(4096, KVM_IRQCHIP_IOAPIC, 0) }, 1 },
@@ -103,6 +103,7 @@ static void test_refused(void **state)
 		{ { pin_entry(7, KVM_IRQCHIP_IOAPIC, 1), pin_entry(7, KVM_IRQCHIP_IOAPIC, 2) }, 2 },
 		{ { pin_entry(7, KVM_IRQCHIP_IOAPIC, 1), msi_entry(7, 0xfee00000, 0x40) }, 2 },
 		{ { msi_entry(7, 0xfee00000, 0x40), msi_entry(7, 0xfee00000, 0x41) }, 2 },
+		{ { pin_entry(7, 2, 1), pin_entry(7, KVM_IRQCHIP_PIC_MASTER, 1), pin_entry(7, 2, 2) }, 3 },
 		{ { strange }, 1 },
 	};
 

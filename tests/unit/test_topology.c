@@ -45,7 +45,7 @@ static void test_extended(void **state)
 {
 	struct kvm_cpuid2 *c = offer(false);
 
-	cpuid_set_topology(c, 2, 3, true);
+	vcpu_cpuid_set_topology(c, 2, 3, true);
 	for (u32 function = 0xb; function <= 0x1f; function += 0x14) {
 		assert_int_equal(leaf(c, function, 0).eax, 0);
 		assert_int_equal(leaf(c, function, 0).ebx, 1);
@@ -65,11 +65,11 @@ static void test_leaf_1(void **state)
 {
 	struct kvm_cpuid2 *c = offer(false);
 
-	cpuid_set_topology(c, 5, 8, true);
+	vcpu_cpuid_set_topology(c, 5, 8, true);
 	assert_int_equal(leaf(c, 1, 0).ebx, 0x05080800);
 	assert_int_equal(leaf(c, 1, 0).edx & BIT(28), BIT(28));
 	assert_int_equal(leaf(c, 1, 0).ecx, 0x81200000);
-	cpuid_set_topology(c, 0, 1, false);
+	vcpu_cpuid_set_topology(c, 0, 1, false);
 	assert_int_equal(leaf(c, 1, 0).ebx, 0x00010800);
 	assert_int_equal(leaf(c, 1, 0).edx & BIT(28), 0);
 	assert_int_equal(leaf(c, 1, 0).ecx, 0x80200000);
@@ -80,7 +80,7 @@ static void test_intel_caches(void **state)
 {
 	struct kvm_cpuid2 *c = offer(false);
 
-	cpuid_set_topology(c, 0, 3, true);
+	vcpu_cpuid_set_topology(c, 0, 3, true);
 	assert_int_equal(leaf(c, 4, 0).eax, 0x0c000121); /* L1: nobody else; four core ids */
 	assert_int_equal(leaf(c, 4, 3).eax, 0x0c00c163); /* L3: four ids */
 	assert_int_equal(leaf(c, 0x80000001, 0).ecx, 0x00400000);
@@ -92,7 +92,7 @@ static void test_amd(void **state)
 {
 	struct kvm_cpuid2 *c = offer(true);
 
-	cpuid_set_topology(c, 1, 2, true);
+	vcpu_cpuid_set_topology(c, 1, 2, true);
 	assert_int_equal(leaf(c, 0x80000001, 0).ecx, 0x00400002);
 	assert_int_equal(leaf(c, 0x80000008, 0).ecx, 0x1001);
 	assert_int_equal(leaf(c, 0x8000001d, 3).eax, 0x4163);
@@ -110,7 +110,7 @@ static void test_full_table(void **state)
 	c->nent = CPUID_MAX_ENTRIES;
 	for (u32 i = 11; i < c->nent; i++)
 		c->entries[i].function = 0x80000100 + i;
-	cpuid_set_topology(c, 0, 2, true);
+	vcpu_cpuid_set_topology(c, 0, 2, true);
 	assert_in_range(c->nent, 0, CPUID_MAX_ENTRIES);
 	free(c);
 }
