@@ -159,10 +159,9 @@ static void jmp_far_m(struct cpu *c, const struct insn *i)
 static void call_far_m(struct cpu *c, const struct insn *i)
 {
 	u64 offset;
-	unsigned size = far_size(c, i);
-	u16 selector = far_pointer(c, i, size, &offset);
+	u16 selector = far_pointer(c, i, far_size(c, i), &offset);
 
-	far_call(c, selector, offset, size, insn_next(c, i));
+	far_call(c, selector, offset, i->opsize, insn_next(c, i)); /* what is pushed is as wide as REX.W says */
 }
 
 static void ret_far(struct cpu *c, const struct insn *i)

@@ -56,7 +56,7 @@ static void compare_gprs(const struct test_case *t, const struct state *host, co
 {
 	static const char *const names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"};
 	/* What becomes of the upper halves outside of 64-bit mode is undefined (SDM vol. 1, 3.4.1.1). */
-	u64 mask = t->bits == 64 ? ~0ull : 0xffffffff;
+	u64 mask = t->bits == 64 && host->cs != SEL_CS32 ? ~0ull : 0xffffffff;
 
 	for (unsigned n = 0; n < (t->bits == 64 ? 16u : 8u); n++)
 		if ((host->gpr[n] ^ ours->gpr[n]) & mask)
