@@ -311,6 +311,5 @@ void i8259_get_state(const struct i8259 *s, unsigned n, struct kvm_pic_state *st
 void i8259_set_state(struct i8259 *s, unsigned n, const struct kvm_pic_state *state)
 {
 	s->pic[n & 1] = *state;
-	s->pic[n & 1].priority_add &= 7;
 	update(s);
 }

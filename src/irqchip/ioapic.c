@@ -50,7 +50,6 @@ static int service(struct ioapic *io, unsigned pin)
 
 	if (e & RED_MASK || (e & RED_LEVEL && e & RED_REMOTE_IRR))
 		return -1;
-	io->delayed &= ~BIT(pin);
 	if (!(e & RED_LEVEL))
 		io->irr_delivered |= BIT(pin);
 	ret = irqchip_deliver(io->chip, NULL, &msg);
@@ -68,12 +67,10 @@ static int drive(struct ioapic *io, unsigned pin, bool level)
 		io->state.irr &= ~BIT(pin);
 		return 1;
 	}
+	if (edge && was)
+		return 0;
 	io->state.irr |= BIT(pin);
-	if (edge) {
-		io->irr_delivered &= ~BIT(pin);
-		if (was)
-			return 0;
-	}
+	io->irr_delivered &= ~BIT(pin);
 	return service(io, pin);
 }
 
