@@ -1,0 +1,151 @@
+#include "abi.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static int sys_open(void)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static long sys_ioctl(int fd, unsigned long request, void *arg)
+{
+	int r = ioctl(fd, request, arg);
+
+	return r < 0 ? -errno : r;
+}
+
+static void *sys_mmap(int fd, size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static int sys_close(int fd)
+{
+	return close(fd) < 0 ? -errno : 0;
+}
+
+static const struct kvm_if sys_if = {"sys", sys_open, sys_ioctl, sys_mmap, sys_close};
+
+const struct kvm_if *kvm = &anykvm_kvm_if;
+
+static __attribute__((constructor)) void choose(void)
+{
+	const char *name = getenv("ANYKVM_TEST_KVM");
+
+	if (name && !strcmp(name, "sys"))
+		kvm = &sys_if;
+}
+
+bool abi_is_ours(void)
+{
+	return kvm == &anykvm_kvm_if;
+}
+
+int abi_set_memory(struct abi_vm *m, u32 slot, u32 flags, u64 gpa, u64 size, void *hva)
+{
+	struct kvm_userspace_memory_region r = {
+		.slot = slot, .flags = flags, .guest_phys_addr = gpa, .memory_size = size, .userspace_addr = (u64)hva,
+	};
+
+	return (int)ioc(m->vm, KVM_SET_USER_MEMORY_REGION, &r);
+}
+
+void abi_create_vm(struct abi_vm *m, enum abi_irqchip irqchip)
+{
+	memset(m, 0, sizeof(*m));
+	m->vcpu = -1;
+	m->sys = kvm->open();
+	assert_true(m->sys >= 0);
+	m->vm = (int)ioc_ok(m->sys, KVM_CREATE_VM, 0);
+	m->run_size = (size_t)ioc_ok(m->sys, KVM_GET_VCPU_MMAP_SIZE, 0);
+	m->mem = mmap(NULL, ABI_MEM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(m->mem, MAP_FAILED);
+	ioc_ok(m->vm, KVM_SET_TSS_ADDR, 0xfffbd000);
+	if (irqchip == ABI_IRQCHIP)
+		ioc_ok(m->vm, KVM_CREATE_IRQCHIP, 0);
+	if (irqchip == ABI_SPLIT_IRQCHIP) {
+		struct kvm_enable_cap cap = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {24}};
+		ioc_ok(m->vm, KVM_ENABLE_CAP, &cap);
+	}
+	assert_int_equal(abi_set_memory(m, 0, 0, 0, ABI_MEM_SIZE, m->mem), 0);
+}
+
+int abi_add_vcpu(struct abi_vm *m, u32 id, struct kvm_run **run)
+{
+	int fd = (int)ioc_ok(m->vm, KVM_CREATE_VCPU, id);
+
+	*run = kvm->mmap(fd, m->run_size);
+	assert_non_null(*run);
+	return fd;
+}
+
+void abi_create(struct abi_vm *m, enum abi_irqchip irqchip)
+{
+	abi_create_vm(m, irqchip);
+	m->vcpu = abi_add_vcpu(m, 0, &m->run);
+}
+
+void abi_destroy(struct abi_vm *m)
+{
+	if (m->run)
+		munmap(m->run, m->run_size);
+	if (m->vcpu >= 0)
+		assert_int_equal(kvm->close(m->vcpu), 0);
+	assert_int_equal(kvm->close(m->vm), 0);
+	assert_int_equal(kvm->close(m->sys), 0);
+	munmap(m->mem, ABI_MEM_SIZE);
+}
+
+void abi_load(struct abi_vm *m, int vcpu, const u8 *code, size_t size)
+{
+	struct kvm_regs regs = {.rip = ABI_CODE, .rflags = 2, .rsp = 0x8000};
+	struct kvm_sregs sregs;
+
+	memcpy(m->mem + ABI_CODE, code, size);
+	ioc_ok(vcpu, KVM_GET_SREGS, &sregs);
+	sregs.cs.selector = sregs.ds.selector = sregs.es.selector = sregs.ss.selector = 0;
+	sregs.cs.base = sregs.ds.base = sregs.es.base = sregs.ss.base = 0;
+	ioc_ok(vcpu, KVM_SET_SREGS, &sregs);
+	ioc_ok(vcpu, KVM_SET_REGS, &regs);
+}
+
+void abi_run(struct abi_vm *m, u32 reason)
+{
+	long r = ioc(m->vcpu, KVM_RUN, 0);
+
+	if (r < 0)
+		fail_msg("KVM_RUN: error %ld, exit reason %u", -r, m->run->exit_reason);
+	if (m->run->exit_reason != reason)
+		fail_msg("exit reason %u instead of %u", m->run->exit_reason, reason);
+}
+
+u32 abi_io_value(const struct kvm_run *run)
+{
+	u32 v = 0;
+
+	memcpy(&v, (const u8 *)run + run->io.data_offset, run->io.size);
+	return v;
+}
+
+u32 abi_run_to_out(struct abi_vm *m, u16 port)
+{
+	abi_run(m, KVM_EXIT_IO);
+	assert_int_equal(m->run->io.direction, KVM_EXIT_IO_OUT);
+	assert_int_equal(m->run->io.port, port);
+	return abi_io_value(m->run);
+}
+
+struct kvm_regs abi_regs(struct abi_vm *m)
+{
+	struct kvm_regs regs;
+
+	ioc_ok(m->vcpu, KVM_GET_REGS, &regs);
+	return regs;
+}
