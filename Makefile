@@ -27,24 +27,31 @@ $B/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
+# Only what the public header declares is visible outside: a client may have names like ours.
+EXPORTED := anykvm_*
+
 $B/libanykvm.a: $(lib_obj)
 	@rm -f $@
-	ar rcs $@ $^
+	ld -r -o $B/libanykvm.o $^
+	objcopy --wildcard --keep-global-symbol='$(EXPORTED)' $B/libanykvm.o
+	ar rcs $@ $B/libanykvm.o
 
 $B/libanykvm.so: $(lib_obj)
-	$(CC) $(ALL_CFLAGS) -shared -o $@ $^
+	@echo '{ global: $(EXPORTED); local: *; };' >$B/libanykvm.map
+	$(CC) $(ALL_CFLAGS) -shared -Wl,--version-script=$B/libanykvm.map -o $@ $^
 
-$B/anykvm: $(mon_obj) $B/libanykvm.a
-	$(CC) $(ALL_CFLAGS) -o $@ $(mon_obj) $B/libanykvm.a $(LIBS)
+# src/base serves both halves; each has its own copy.
+$B/anykvm: $(mon_obj) $(filter $B/src/base/%,$(lib_obj)) $B/libanykvm.a
+	$(CC) $(ALL_CFLAGS) -o $@ $^ $(LIBS)
 
 # Tests. In each of these folders every file with a main() is a program; the other files are linked into all of them.
 TEST_DIRS := unit abi isa boot
 TEST_LIBS := -lcmocka -lZydis $(LIBS)
 
-# The monitor's objects for tests; a test's own main() keeps the program's out.
-$B/libmonitor.a: $(mon_obj)
+# All objects, for tests: a program takes those that it refers to. (q: different folders have files of the same name.)
+$B/libtest.a: $(lib_obj) $(mon_obj)
 	@rm -f $@
-	ar rcs $@ $^
+	ar qcs $@ $^
 
 # cmocka's expectations longjmp out of test functions, for good.
 $B/tests/%.o: WARN += -Wno-clobbered
@@ -53,7 +60,7 @@ define test_dir
 $1_main := $(shell grep -ls '^int main\b' tests/$1/*.c)
 $1_helpers := $$(patsubst %.c,$B/%.o,$$(filter-out $$($1_main),$(wildcard tests/$1/*.c)))
 $1_tests := $$($1_main:%.c=$B/%)
-$$($1_tests): $B/%: $B/%.o $$($1_helpers) $B/libmonitor.a $B/libanykvm.a
+$$($1_tests): $B/%: $B/%.o $$($1_helpers) $B/libtest.a
 	$$(CC) $$(ALL_CFLAGS) -o $$@ $$^ $$(TEST_LIBS)
 endef
 $(foreach d,$(TEST_DIRS),$(eval $(call test_dir,$d)))
@@ -65,7 +72,7 @@ tests: unit-tests guest-tests $(abi_tests) $(isa_tests) $(boot_tests)
 
 # Fuzz targets are linked by clang with libFuzzer, over objects built with its coverage and ASan (B and SAN are set so).
 fuzzers := $(patsubst %.c,$B/%,$(wildcard tests/fuzz/fuzz_*.c))
-$(fuzzers): $B/%: $B/%.o $B/libmonitor.a $B/libanykvm.a
+$(fuzzers): $B/%: $B/%.o $B/libtest.a
 	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 fuzzers: $(fuzzers)
 
