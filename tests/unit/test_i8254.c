@@ -185,6 +185,7 @@ static void test_gate(void **state)
 	/* Mode 1: waits for the gate, then OUT is low for the count; retriggerable. */
 	load(f, 2, 1, 1000);
 	advance(f, 2000);
+	assert_int_equal(read_word(f, 2), 1000);
 	assert_true(out(f, 2));
 	port_write(f, 0x61, 0);
 	port_write(f, 0x61, 1);

@@ -167,6 +167,13 @@ static void test_base_msr(void **state)
 	assert_false(lapic_mmio_read(l, LAPIC_DEFAULT_BASE + LAPIC_VERSION, &value, 4));
 	assert_true(lapic_mmio_read(l, 0x12345000 + LAPIC_VERSION, &value, 4));
 	assert_int_equal(value, 0x50014);
+	/* Enabling gives the id back that software had changed. */
+	value = 0x99000000;
+	assert_true(lapic_mmio_write(l, 0x12345000 + LAPIC_ID, &value, 4));
+	assert_true(lapic_set_base(l, 0x12345000, PHYS_RESERVED, false));
+	assert_true(lapic_set_base(l, 0x12345000 | LAPIC_BASE_ENABLE, PHYS_RESERVED, false));
+	assert_true(lapic_mmio_read(l, 0x12345000 + LAPIC_ID, &value, 4));
+	assert_int_equal(value, 0x01000000);
 	/* Disabled, the page is a hole. */
 	assert_true(lapic_set_base(l, 0x12345000, PHYS_RESERVED, false));
 	assert_true(lapic_mmio_read(l, 0x12345000 + LAPIC_VERSION, &value, 4));
