@@ -80,7 +80,7 @@ static inline struct cell *cell_of(unsigned space, unsigned map, unsigned opcode
 
 static u16 row_fit(const struct insn_row *r, const struct layout *y)
 {
-	static const u8 l_bits[] = {[L_ANY] = 7, [L_128] = 1, [L_256] = 2, [L_512] = 4, [L_IG] = 15};
+	static const u8 l_bits[] = {[L_ANY] = 7, [L_128] = 1, [L_256] = 2, [L_512] = 4, [L_IG] = 7};
 	unsigned pp = r->pp == PP_ANY ? 15 : 1u << r->pp;
 	unsigned w = r->w == W_ANY ? 3 : r->w == W_0 ? 1 : 2;
 	unsigned form = 3;
@@ -310,6 +310,9 @@ static enum decode_status take_vex(struct cursor *d, struct insn *i)
 	}
 	if (d->bits != 64) {
 		d->vex_r = d->vex_x = d->vex_b = d->vex_r2 = 0;
+		/* As Intel's processors have it; AMD's ignore the bit. */
+		if (d->vex_v2)
+			return DECODE_INVALID;
 	}
 	return d->map < NR_MAP ? DECODE_OK : DECODE_INVALID;
 }
@@ -537,6 +540,14 @@ static bool vvvv_allowed(const struct cursor *d, const struct insn *i, const str
 	return true;
 }
 
+/* A gather's destination, index and mask registers are different ones (SDM vol. 2, VGATHERDPS). */
+static bool vsib_allowed(const struct insn *i, const struct insn_row *r, const struct layout *y)
+{
+	if (operand_info[r->operand[0]].kind == OK_VM)
+		return true;
+	return i->reg != i->index && (y->vvvv_kind == OK_NONE || (i->reg != i->vvvv && i->vvvv != i->index));
+}
+
 static bool evex_allowed(const struct insn *i, const struct insn_row *r, const struct layout *y)
 {
 	bool to_mem = i->is_mem && (r->operand[0] != OP_none) && operand_info[r->operand[0]].kind == y->rm_kind;
@@ -658,6 +669,8 @@ static enum decode_status decode_cursor(struct cursor *d, struct insn *i)
 		if (!vvvv_allowed(d, i, y))
 			return DECODE_INVALID;
 		i->vvvv = d->bits == 64 ? i->vvvv | d->vex_v2 << 4 : i->vvvv & 7;
+		if (y->vsib && !vsib_allowed(i, r, y))
+			return DECODE_INVALID;
 		if (d->space == ENC_EVEX && !evex_allowed(i, r, y))
 			return DECODE_INVALID;
 	}

@@ -161,8 +161,6 @@ static void exec_gather_vex(struct cpu *c, const struct insn *i)
 	u8 *mask = c->fpu.zmm[i->vvvv];
 
 	vector_check(c, i);
-	if (i->reg == i->vvvv || i->reg == i->index || i->vvvv == i->index)
-		raise_ud(c);
 	note_write(c, i->reg, vector_bytes(i));
 	for (unsigned n = 0; n < v.nr; n++) {
 		if (!sign(mask, n, v.size))
@@ -187,8 +185,6 @@ static void exec_gather_evex(struct cpu *c, const struct insn *i)
 	u64 *k = &c->fpu.k[i->aaa];
 
 	vl_check(c, i);
-	if (i->reg == i->index)
-		raise_ud(c);
 	note_write(c, i->reg, vector_bytes(i));
 	for (unsigned n = 0; n < v.nr; n++) {
 		if (!(*k >> n & 1))
