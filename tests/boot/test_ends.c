@@ -29,7 +29,8 @@ ASM_GUEST(guest_reset, "mov $'R', %cl\n" PUTC "mov $0xfe, %al\nout %al, $0x64\n1
 ASM_GUEST(guest_reset_cf9, "mov $0xcf9, %edx\nmov $6, %al\nout %al, (%dx)\n1: hlt\njmp 1b");
 ASM_GUEST(guest_poweroff, "mov $0x604, %edx\nmov $0x3400, %eax\nout %ax, (%dx)\n1: hlt\njmp 1b");
 ASM_GUEST(guest_chatter, "mov $'x', %cl\n2:\n" PUTC "jmp 2b");
-ASM_GUEST(guest_echo, "2: mov $0x3fd, %edx\n1: in (%dx), %al\ntest $1, %al\njz 1b\nmov $0x3f8, %edx\nin (%dx), %al\n"
+/* Opens the port (DTR and RTS) and sends back what comes, up to a 'q'. */
+ASM_GUEST(guest_echo, "mov $0x3fc, %edx\nmov $3, %al\nout %al, (%dx)\n2: mov $0x3fd, %edx\n1: in (%dx), %al\ntest $1, %al\njz 1b\nmov $0x3f8, %edx\nin (%dx), %al\n"
 		      "mov %al, %cl\n" PUTC "cmp $'q', %cl\njne 2b\nmov $7, %al\nout %al, $0xf4\n3: jmp 3b");
 /* 100,000 characters from '0' to 'o', then the exit. */
 ASM_GUEST(guest_pages, "mov $100000, %ebx\n2: mov %bl, %cl\nand $0x3f, %cl\nadd $'0', %cl\n" PUTC
@@ -190,13 +191,17 @@ static void output_closed(void **state)
 	assert_true(status > 0 && status != 128 + SIGPIPE);
 }
 
-/* The terminal's settings as seen from our end of it. */
-static struct termios terminal(void)
+/* Waits until keys go to the program as they are. The guest may print before that. */
+static void await_raw_terminal(void)
 {
 	struct termios t;
+	double deadline = now() + SECONDS;
 
-	assert_int_equal(tcgetattr(s.out, &t), 0);
-	return t;
+	do {
+		usleep(1000);
+		assert_int_equal(tcgetattr(s.out, &t), 0);
+	} while (t.c_lflag & (ICANON | ECHO | ISIG) && now() < deadline);
+	assert_int_equal(t.c_lflag & (ICANON | ECHO | ISIG), 0);
 }
 
 static void assert_terminal_restored(int slave, const struct termios *before)
@@ -225,7 +230,7 @@ static void end_on_terminal(const char *keys, int signal)
 	slave = ioctl(s.out, TIOCGPTPEER, O_RDWR | O_NOCTTY);
 	assert_true(slave >= 0);
 	assert_true(session_expect(&s, "S", SECONDS));
-	assert_int_equal(terminal().c_lflag & (ICANON | ECHO | ISIG), 0);
+	await_raw_terminal();
 	if (keys)
 		session_send(&s, keys);
 	else
@@ -259,6 +264,7 @@ static void escape_help(void **state)
 {
 	start_with(SESSION_TERMINAL, NULL, guest_spin, guest_spin_end, NULL);
 	assert_true(session_expect(&s, "S", SECONDS));
+	await_raw_terminal();
 	session_send(&s, "\001h");
 	assert_true(session_expect(&s, "Ctrl-A x", SECONDS));
 	session_send(&s, "\001x");

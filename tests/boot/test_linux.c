@@ -50,11 +50,13 @@ static void ask(struct session *s, const char *command, char *answer, size_t max
 
 	snprintf(line, sizeof(line), "echo BE''GIN $(%s) E''ND\n", command);
 	session_send(s, line);
-	assert_true(session_expect(s, "BEGIN ", COMMAND_SECONDS));
+	assert_true(session_expect(s, "BEGIN", COMMAND_SECONDS));
 	size_t from = s->seen;
 
 	assert_true(session_expect(s, " END", COMMAND_SECONDS));
-	snprintf(answer, max, "%.*s", (int)(s->seen - 4 - from), s->text + from);
+	int len = (int)(s->seen - strlen(" END") - from);
+
+	snprintf(answer, max, "%.*s", len ? len - 1 : 0, s->text + from + 1);
 }
 
 static double ask_number(struct session *s, const char *command)
@@ -80,7 +82,7 @@ static void check_clock(struct session *s)
 		if (i) { /* the guest is idle meanwhile, and sleeps as long as it should */
 			double before = now();
 
-			ask_number(s, "sleep " "8");
+			ask_number(s, "sleep 8");
 			double slept = now() - before;
 
 			assert_true(slept >= CLOCK_SECONDS && slept < CLOCK_SECONDS + 2);
