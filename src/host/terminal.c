@@ -21,7 +21,8 @@ void terminal_leave(void)
 
 	if (raw) {
 		raw = 0;
-		tcsetattr(STDIN_FILENO, TCSADRAIN, &saved);
+		/* Not TCSADRAIN: a terminal that takes no output must not hold up the end. */
+		tcsetattr(STDIN_FILENO, TCSANOW, &saved);
 	}
 	errno = kept;
 }
@@ -58,7 +59,7 @@ void terminal_enter(void)
 	modes = saved;
 	cfmakeraw(&modes);
 	raw = 1;
-	tcsetattr(STDIN_FILENO, TCSADRAIN, &modes);
+	tcsetattr(STDIN_FILENO, TCSANOW, &modes);
 }
 
 int terminal_write(const void *data, size_t n, const atomic_bool *cancel)
