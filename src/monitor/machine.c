@@ -57,15 +57,20 @@ void machine_wake(struct machine *m)
 
 void machine_stop(struct machine *m, enum stop_reason why, int status, const char *message)
 {
+	bool by_user = why == STOP_QUIT || why == STOP_SIGNAL;
+
 	pthread_mutex_lock(&m->stop_lock);
-	if (atomic_load(&m->stop) == STOP_NONE) {
+	int before = atomic_load(&m->stop);
+
+	/* The first reason counts; but after a reset the run may go on, and then the user's wish would be lost. */
+	if (before == STOP_NONE || (before == STOP_RESET && by_user)) {
 		m->result->why = why;
 		m->result->status = status;
 		snprintf(m->result->message, sizeof(m->result->message), "%s", message ? message : "");
 		atomic_store(&m->stop, why);
 	}
 	/* The guest's own end waits until the console has taken all of its output; the user's does not. */
-	if (why == STOP_QUIT || why == STOP_SIGNAL || why == STOP_ERROR)
+	if (by_user || why == STOP_ERROR)
 		atomic_store(&m->cancel, true);
 	pthread_mutex_unlock(&m->stop_lock);
 	machine_wake(m);
