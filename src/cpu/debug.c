@@ -72,6 +72,18 @@ void debug_access(struct cpu *c, u64 la, unsigned size, enum access acc)
 		c->db_pending |= debug_match(c, la, size, acc);
 }
 
+void debug_io(struct cpu *c, u16 port, unsigned size)
+{
+	u64 dr7;
+	const u64 *dr = debug_regs(c, &dr7);
+
+	for (unsigned n = 0; n < 4 && (c->cr4 & CR4_DE); n++) {
+		u64 at = dr[n] & ~(u64)(dr7_len(dr7, n) - 1);
+		if (dr7_enabled(dr7, n) && dr7_rw(dr7, n) == DR7_IO && port < at + dr7_len(dr7, n) && at < port + size)
+			c->db_pending |= DR6_B(n);
+	}
+}
+
 bool debug_watched_page(const struct cpu *c, u64 la)
 {
 	u64 dr7;

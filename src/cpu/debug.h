@@ -19,6 +19,9 @@ void debug_update(struct cpu *c);
 /* For the slow path of memory accesses while cpu->watch_active: notes hits in cpu->db_pending. */
 void debug_access(struct cpu *c, u64 la, unsigned size, enum access acc);
 
+/* The same for an access to @size bytes at @port; only with CR4.DE are there breakpoints on those. */
+void debug_io(struct cpu *c, u16 port, unsigned size);
+
 /* The page of @la has a watched address: it must not enter the TLB. */
 bool debug_watched_page(const struct cpu *c, u64 la);
 

@@ -1,6 +1,7 @@
 /* Port input and output. */
 #include "cpu/sem_io.h"
 
+#include "cpu/debug.h"
 #include "cpu/sem_util.h"
 
 /* Outside of ring IOPL the TSS decides, and it has to be a 32-bit or 64-bit one (SDM vol. 1, 19.5.2). */
@@ -26,11 +27,15 @@ void io_check(struct cpu *c, u16 port, unsigned size)
 
 u32 io_in(struct cpu *c, u16 port, unsigned size)
 {
+	if (unlikely(c->debug_active))
+		debug_io(c, port, size);
 	return cpu_io(c, IO_PIO_IN, port, size, 0);
 }
 
 void io_out(struct cpu *c, u16 port, unsigned size, u32 value)
 {
+	if (unlikely(c->debug_active))
+		debug_io(c, port, size);
 	cpu_io(c, IO_PIO_OUT, port, size, size == 4 ? value : value & ((1u << 8 * size) - 1));
 }
 
