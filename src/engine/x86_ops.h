@@ -10,7 +10,7 @@
 struct x86_ops {
 	const char *name;
 
-	/* Once per process, before the first vCPU. 0 or -errno. */
+	/* Before each VM's first vCPU; idempotent. 0 or -errno. */
 	int (*hardware_setup)(void);
 
 	/* The engine's part of a vCPU: cpu->engine. 0 or -ENOMEM. */

@@ -55,22 +55,13 @@ static void vm_release(void *obj)
 
 static const struct file_ops vm_file_ops = {.name = "anykvm-vm", .ioctl = vm_ioctl, .release = vm_release};
 
-static int engine_setup_result;
-
-static void engine_setup(void)
-{
-	engine_setup_result = interp_x86_ops.hardware_setup();
-}
-
 int vm_create_fd(unsigned long type)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-
 	if (type)
 		return -EINVAL;
-	pthread_once(&once, engine_setup);
-	if (engine_setup_result)
-		return engine_setup_result;
+	int r = interp_x86_ops.hardware_setup();
+	if (r)
+		return r;
 	struct vm *vm = calloc(1, sizeof(*vm));
 	if (!vm)
 		return -ENOMEM;
