@@ -34,20 +34,32 @@ void fpu_update_es(struct fpu_state *f)
 	fx_put16(f->x87, FX_FSW, pending ? fsw | FSW_ES | FSW_B : fsw);
 }
 
-void fpu_enter_mmx(struct fpu_state *f)
+void fpu_set_top(struct fpu_state *f, unsigned top)
 {
 	u16 fsw = fx_get16(f->x87, FX_FSW);
-	unsigned top = FSW_TOP(fsw);
-
-	f->x87[FX_FTW] = 0xff;
-	if (!top)
-		return;
-	/* The image has the registers in stack order: turn it so that ST(0) is R0. */
+	unsigned turn = (FSW_TOP(fsw) - top) & 7;
 	u8 st[8][16];
+
+	if (!turn)
+		return;
+	/* The image has the registers in stack order, and they stay where they are. */
 	for (unsigned n = 0; n < 8; n++)
-		memcpy(st[(n + top) & 7], f->x87 + FX_ST + 16 * n, 16);
+		memcpy(st[(n + turn) & 7], f->x87 + FX_ST + 16 * n, 16);
 	memcpy(f->x87 + FX_ST, st, sizeof(st));
-	fx_put16(f->x87, FX_FSW, fsw & ~0x3800);
+	fx_put16(f->x87, FX_FSW, (fsw & ~0x3800) | top << 11);
+}
+
+void fpu_enter_mmx(struct fpu_state *f)
+{
+	f->x87[FX_FTW] = 0xff;
+	fpu_set_top(f, 0);
+}
+
+void fpu_fninit(struct fpu_state *f)
+{
+	fpu_set_top(f, 0);
+	memset(f->x87, 0, FX_MXCSR);
+	fx_put16(f->x87, FX_FCW, 0x37f);
 }
 
 /* --- Components ----------------------------------------------------------------------------------------- */

@@ -51,8 +51,14 @@ static inline void fx_put16(u8 *image, unsigned off, u16 v)
 
 void fpu_reset(struct fpu_state *f); /* FNINIT values, MXCSR 0x1f80, all else zero */
 
-/* FNINIT: the x87 part alone. */
+/* The x87 part of the initial state: FNINIT's values and empty registers that hold zero. */
 void fpu_init_x87(struct fpu_state *f);
+
+/* FNINIT: what the registers hold stays, tagged empty. */
+void fpu_fninit(struct fpu_state *f);
+
+/* Another top of the stack over the same registers. */
+void fpu_set_top(struct fpu_state *f, unsigned top);
 
 /* FSW.ES and B follow from the exception flags and the masks in FCW. After either word was loaded. */
 void fpu_update_es(struct fpu_state *f);

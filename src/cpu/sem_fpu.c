@@ -41,7 +41,7 @@ static void exec_fldcw(struct cpu *c, const struct insn *i)
 static void exec_fninit(struct cpu *c, const struct insn *i)
 {
 	x87_check(c);
-	fpu_init_x87(&c->fpu);
+	fpu_fninit(&c->fpu);
 	c->fpu.xinuse |= XF(X87);
 }
 
@@ -159,6 +159,7 @@ static void env_load(struct cpu *c, const struct insn *i, const u8 *from)
 	} else if (step == 4) {
 		fop = fx_get16(from, 18) & 0x7ff;
 	}
+	fpu_set_top(f, FSW_TOP(fx_get16(from, step)));
 	fx_put16(f->x87, FX_FSW, fx_get16(from, step));
 	f->x87[FX_FTW] = abridged_tags(fx_get16(from, 2 * step));
 	fx_put16(f->x87, FX_FOP, fop);
@@ -198,7 +199,7 @@ static void exec_fnsave(struct cpu *c, const struct insn *i)
 	for (unsigned n = 0; n < 8; n++)
 		memcpy(image + env + 10 * n, c->fpu.x87 + FX_ST + 16 * n, 10);
 	mem_write_block(c, i->seg, insn_la(c, i, env + 80, ACC_WRITE), image, env + 80);
-	fpu_init_x87(&c->fpu);
+	fpu_fninit(&c->fpu);
 }
 
 static void exec_frstor(struct cpu *c, const struct insn *i)

@@ -147,14 +147,16 @@ static u64 vsib_la(struct cpu *c, const struct insn *i, const struct vsib *v, un
 	return seg_la(c, i->seg, off, v->size, acc);
 }
 
+/* The first element that arrives clears what lies above the vector, even when a later one faults. */
 static void gather_one(struct cpu *c, const struct insn *i, const struct vsib *v, unsigned n)
 {
 	u64 e = mem_read(c, i->seg, vsib_la(c, i, v, n, ACC_READ), v->size);
 
 	memcpy(c->fpu.zmm[i->reg] + n * v->size, &e, v->size);
+	clear_above(c->fpu.zmm[i->reg], v->nr * v->size);
 }
 
-/* An element that was loaded loses its mask, so that the instruction goes on where it faulted. */
+/* An element that is done, loaded or not, loses its mask, so that the instruction goes on where it faulted. */
 static void exec_gather_vex(struct cpu *c, const struct insn *i)
 {
 	struct vsib v = vsib_of(i);
@@ -163,9 +165,8 @@ static void exec_gather_vex(struct cpu *c, const struct insn *i)
 	vector_check(c, i);
 	note_write(c, i->reg, vector_bytes(i));
 	for (unsigned n = 0; n < v.nr; n++) {
-		if (!sign(mask, n, v.size))
-			continue;
-		gather_one(c, i, &v, n);
+		if (sign(mask, n, v.size))
+			gather_one(c, i, &v, n);
 		memset(mask + n * v.size, 0, v.size);
 	}
 	clear_above(c->fpu.zmm[i->reg], v.nr * v.size);
