@@ -114,7 +114,10 @@ static int parse(struct options *o, int argc, char **argv)
 				return cli_usage_error("run", "--engine wants interp, not '%s'", optarg);
 			break;
 		case ':': return cli_usage_error("run", "option '%s' wants an argument", argv[optind - 1]);
-		default: return cli_usage_error("run", "unknown option '%s'", argv[optind - 1]);
+		default:
+			if (optopt && optopt < OPT_ACCEL && strncmp(argv[optind - 1], "--", 2))
+				return cli_usage_error("run", "unknown option '-%c'", optopt);
+			return cli_usage_error("run", "unknown option '%s'", argv[optind - 1]);
 		}
 	}
 	if (rc)

@@ -15,6 +15,14 @@ bool terminal_is_interactive(void)
 	return isatty(STDIN_FILENO);
 }
 
+/* In the background the modes are somebody else's, and changing them would stop us. */
+static bool in_background(void)
+{
+	pid_t foreground = tcgetpgrp(STDIN_FILENO);
+
+	return foreground >= 0 && foreground != getpgrp();
+}
+
 void terminal_leave(void)
 {
 	int kept = errno;
@@ -22,7 +30,8 @@ void terminal_leave(void)
 	if (raw) {
 		raw = 0;
 		/* Not TCSADRAIN: a terminal that takes no output must not hold up the end. */
-		tcsetattr(STDIN_FILENO, TCSANOW, &saved);
+		if (!in_background())
+			tcsetattr(STDIN_FILENO, TCSANOW, &saved);
 	}
 	errno = kept;
 }
@@ -52,7 +61,7 @@ void terminal_enter(void)
 {
 	struct termios modes;
 
-	if (!terminal_is_interactive() || tcgetpgrp(STDIN_FILENO) != getpgrp())
+	if (!terminal_is_interactive() || in_background())
 		return;
 	if (!raw && tcgetattr(STDIN_FILENO, &saved) < 0)
 		return;

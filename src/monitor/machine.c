@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "device/devices.h"
+#include "monitor/cpuid.h"
 #include "monitor/platform.h"
 #include "monitor/ram.h"
 #include "monitor/vcpu.h"
@@ -133,8 +134,28 @@ static int create_vm(struct machine *m)
 	return 0;
 }
 
+/* Physical address bits the guest's processor has, from leaf 0x80000008. */
+static unsigned physical_bits(struct machine *m)
+{
+	struct kvm_cpuid2 *cpuid = vcpu_cpuid_offered(m->kvm, m->kvm_fd);
+	unsigned bits = 36;
+
+	for (u32 i = 0; cpuid && i < cpuid->nent; i++)
+		if (cpuid->entries[i].function == 0x80000008)
+			bits = cpuid->entries[i].eax & 0xff;
+	free(cpuid);
+	return MIN(bits, 52u);
+}
+
 static int create_ram(struct machine *m)
 {
+	u64 hole = PLATFORM_RAM_HIGH_BASE - PLATFORM_RAM_LOW_MAX;
+	u64 most = (1ull << physical_bits(m)) - hole;
+
+	if (m->config->memory > most)
+		return fail(m, "the guest's processor can address %llu GiB of memory at most",
+			    (unsigned long long)most >> 30);
+
 	int rc = ram_map(&m->ram, m->config->memory);
 
 	if (rc < 0)
