@@ -251,32 +251,17 @@ SEM_ONE(wrpkru, wrpkru)
 
 /* --- RDRAND, RDSEED: the host's, tried often enough that a failure says something -------------------------------------- */
 
-static __attribute__((target("rdrnd"))) bool host_rdrand(u64 *v)
-{
-	unsigned long long r;
-
-	for (unsigned n = 0; n < 32; n++) {
-		if (__builtin_ia32_rdrand64_step(&r)) {
-			*v = r;
-			return true;
-		}
+#define HOST_RANDOM(insn)                                                                  \
+	static bool host_##insn(u64 *v)                                                    \
+	{                                                                                  \
+		bool ok = false;                                                           \
+                                                                                           \
+		for (unsigned n = 0; n < 32 && !ok; n++)                                   \
+			asm volatile(#insn " %0\n\tsetc %1" : "=r"(*v), "=q"(ok) : : "cc"); \
+		return ok;                                                                 \
 	}
-	return false;
-}
-
-static __attribute__((target("rdseed"))) bool host_rdseed(u64 *v)
-{
-	unsigned long long r;
-
-	for (unsigned n = 0; n < 32; n++) {
-		if (__builtin_ia32_rdseed_di_step(&r)) {
-			*v = r;
-			return true;
-		}
-		__builtin_ia32_pause();
-	}
-	return false;
-}
+HOST_RANDOM(rdrand)
+HOST_RANDOM(rdseed)
 
 static void set_random(struct cpu *c, const struct insn *i, bool ok, u64 v)
 {
