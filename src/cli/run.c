@@ -9,7 +9,6 @@
 #include "anykvm.h"
 #include "base/log.h"
 #include "cli/cli.h"
-#include "host/terminal.h"
 #include "monitor/accel.h"
 #include "monitor/kvm_if_sys.h"
 #include "monitor/machine.h"
@@ -199,11 +198,9 @@ int cli_run(int argc, char **argv)
 		log_error("out of memory");
 		return STATUS_ERROR;
 	}
-	terminal_init();
+	machine_prepare();
 	o.machine.cmdline = line;
 	o.machine.kvm = choose(o.accel);
-	if (terminal_is_interactive())
-		log_info("Ctrl-A x ends the run, Ctrl-A h helps");
 	do {
 		rc = machine_run(&o.machine, &result);
 	} while (rc == 0 && o.reboot && result.why == STOP_RESET && !result.stuck);

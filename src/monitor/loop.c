@@ -5,6 +5,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "host/escape.h"
 #include "host/terminal.h"
 #include "monitor/machine.h"
@@ -119,6 +120,8 @@ bool machine_loop(struct machine *m, const sigset_t *signals)
 	l.signal_fd = signalfd(-1, signals, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (l.signal_fd < 0)
 		machine_stop(m, STOP_ERROR, 0, "cannot take signals: out of file descriptors");
+	if (l.interactive)
+		log_info("Ctrl-A x ends the run, Ctrl-A h helps");
 	terminal_enter();
 	while (!all_done(m)) {
 		loop_once(&l);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "device/devices.h"
+#include "host/terminal.h"
 #include "monitor/cpuid.h"
 #include "monitor/platform.h"
 #include "monitor/ram.h"
@@ -273,7 +274,6 @@ static void destroy(struct machine *m)
 /* Starts the vCPUs and runs the main loop. False when a vCPU cannot be stopped. */
 static bool run(struct machine *m, const sigset_t *signals)
 {
-	vcpu_install_kick();
 	for (unsigned i = 0; i < m->nr_vcpus; i++) {
 		int rc = vcpu_start(&m->vcpus[i]);
 
@@ -290,6 +290,12 @@ static bool run(struct machine *m, const sigset_t *signals)
 	for (unsigned i = 0; i < m->nr_vcpus; i++)
 		vcpu_join(&m->vcpus[i]);
 	return true;
+}
+
+void machine_prepare(void)
+{
+	terminal_init();
+	vcpu_install_kick();
 }
 
 int machine_run(const struct machine_config *config, struct machine_result *result)

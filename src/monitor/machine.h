@@ -100,6 +100,9 @@ struct machine {
 	int wake_fd;                        /* [I] eventfd: the main loop has something to look at */
 };
 
+/* Once in a process, before anything else: the terminal will be restored and vCPUs can be kicked. */
+void machine_prepare(void);
+
 /*
  * Builds the machine, boots and runs it until it stops. One life: to reboot, call it again. Returns 0 with @result
  * filled, or -1 with one line in @result->message when the machine could not be started.
