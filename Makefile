@@ -87,7 +87,7 @@ tsan-build:
 	+@$(MAKE) --no-print-directory B=$B/tsan SAN=-fsanitize=thread guest-tests
 fuzz-build:
 	+@$(MAKE) --no-print-directory B=$B/fuzz CC=clang OPT=-O1 \
-		SAN="-fsanitize=fuzzer-no-link,address -Wno-unknown-warning-option" fuzzers
+		SAN="-fsanitize=fuzzer-no-link,address -Wno-unknown-warning-option -Wno-gnu" fuzzers
 
 check:
 	@tools/check-includes

@@ -26,7 +26,7 @@ enum {
 
 #define LOOP_COUNT 2000000u
 #define PIO_COUNT 64u
-#define PIO_TEST_PORT 0x510u
+#define PIO_TEST_PORT 0x510
 #define MMIO_TEST_ADDR 0x10000000u
 #define MMIO_TEST_VALUE 0x600df00du
 #define ABSENT_ADDR 0x80000000u /* in the third GiB, which nothing maps */
