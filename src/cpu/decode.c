@@ -1,199 +1,10 @@
-/*
- * The decoder: an index over the instruction table by encoding space, map and opcode, built once, and one pass over
- * the bytes (SDM vol. 2, chapter 2).
- *
- * Every constraint of a row that is a choice among few (prefix, W, vector length, ModRM form, mode) is one bit of a
- * mask, so that a row fits when the instruction's bits are all among the row's and the constrained ModRM bits agree.
- */
-#include <pthread.h>
+/* The decoder: one pass over the bytes of an instruction (SDM vol. 2, chapter 2). */
 #include <string.h>
 
+#include "cpu/decode_index.h"
 #include "cpu/exception.h"
-#include "cpu/insn.h"
-#include "cpu/table.h"
 
 #define MAX_LEN 15u
-#define NR_MAP 7
-#define NR_SPACE 3
-
-enum {
-	FIT_PP = 0,    /* 4 bits: NP 66 F3 F2 */
-	FIT_W = 4,     /* 2 bits */
-	FIT_L = 6,     /* 4 bits */
-	FIT_FORM = 10, /* 2 bits: memory, register */
-	FIT_MODE = 12, /* 2 bits: 16/32, 64 */
-};
-
-/* A row under one opcode. */
-struct candidate {
-	u16 row, fit;
-	u8 modrm_mask, modrm_value;
-	bool er; /* with EVEX.b in the register form L'L is no length */
-};
-
-struct cell {
-	u16 first;
-	u8 nr;
-	bool modrm;
-};
-
-enum {
-	NR_ROW = 0
-#define ROW(...) +1
-#include "cpu/table_all.def"
-#undef ROW
-};
-
-/* The sum of the rows' opcode counts. */
-enum {
-	NR_CANDIDATE = 0
-#define ROW(name, space, map, pp, op, n, ...) +(n)
-#include "cpu/table_all.def"
-#undef ROW
-};
-
-/* What the bytes of a row's instructions hold, digested from its operands. */
-struct layout {
-	u16 op0_size;     /* decides opsize */
-	u16 mem_size;     /* enum operand_size of the r/m operand */
-	u8 imm_kind;      /* OK_I, OK_J, OK_A, OK_O, OK_NONE */
-	u16 imm_size;
-	u8 imm2_size;     /* ENTER, EXTRQ, INSERTQ */
-	u8 reg_kind, rm_kind, vvvv_kind;
-	bool byte_reg, byte_rm;
-	bool z;           /* low opcode bits are a register */
-	bool always_reg;  /* mod is ignored: MOV CRn, MOV DRn */
-	bool vsib;
-	bool to_seg;      /* loads a segment register, which cannot be CS */
-};
-
-static struct cell cells[NR_SPACE * NR_MAP * 256];
-static struct candidate candidates[NR_CANDIDATE + 1];
-static struct layout layouts[NR_ROW + 1];
-
-static inline struct cell *cell_of(unsigned space, unsigned map, unsigned opcode)
-{
-	return &cells[(space * NR_MAP + map) * 256 + opcode];
-}
-
-/* --- Index ------------------------------------------------------------------------------------------ */
-
-static u16 row_fit(const struct insn_row *r, const struct layout *y)
-{
-	static const u8 l_bits[] = {[L_ANY] = 7, [L_128] = 1, [L_256] = 2, [L_512] = 4, [L_IG] = 7};
-	unsigned pp = r->pp == PP_ANY ? 15 : 1u << r->pp;
-	unsigned w = r->w == W_ANY ? 3 : r->w == W_0 ? 1 : 2;
-	unsigned form = 3;
-
-	if (!y->always_reg && (r->modrm & 7) == MODRM_MEM)
-		form = 1;
-	else if (!y->always_reg && (r->modrm & 7) == MODRM_REG)
-		form = 2;
-	return pp << FIT_PP | w << FIT_W | l_bits[r->l] << FIT_L | form << FIT_FORM | r->modes << FIT_MODE;
-}
-
-static struct candidate row_candidate(unsigned row)
-{
-	const struct insn_row *r = &insn_rows[row];
-	struct candidate k = {.row = row, .fit = row_fit(r, &layouts[row]), .er = r->attr & A_ER};
-
-	if (r->modrm & MODRM_EXT(0)) {
-		k.modrm_mask |= 0x38;
-		k.modrm_value |= (r->modrm >> 4 & 7) << 3;
-	}
-	if (r->modrm & MODRM_RM(0)) {
-		k.modrm_mask |= r->modrm & MODRM_ANY ? 0x07 : 0x0f;
-		k.modrm_value |= r->modrm >> 8 & 7;
-	}
-	return k;
-}
-
-static void layout_operand(struct layout *y, unsigned kind, unsigned size)
-{
-	switch (kind) {
-	case OK_E: case OK_M: case OK_W: case OK_Q: case OK_KE: case OK_VM:
-		y->mem_size = size;
-		/* fall through */
-	case OK_R: case OK_U: case OK_N: case OK_KR: case OK_ST:
-		y->rm_kind = kind;
-		y->byte_rm = size == 1 && (kind == OK_E || kind == OK_R);
-		y->vsib |= kind == OK_VM;
-		break;
-	case OK_Z:
-		y->z = true;
-		y->byte_rm = size == 1;
-		break;
-	case OK_C: case OK_D:
-		y->always_reg = true;
-		/* fall through */
-	case OK_G: case OK_S: case OK_V: case OK_P: case OK_KG:
-		y->reg_kind = kind;
-		y->byte_reg = size == 1 && kind == OK_G;
-		break;
-	case OK_B: case OK_H: case OK_KB:
-		y->vvvv_kind = kind;
-		break;
-	case OK_O:
-		y->mem_size = size;
-		/* fall through */
-	case OK_I: case OK_J: case OK_A: case OK_L:
-		if (y->imm_kind == OK_NONE) {
-			y->imm_kind = kind == OK_L ? OK_I : kind;
-			y->imm_size = kind == OK_L ? 1 : size;
-		} else {
-			y->imm2_size = size;
-		}
-		break;
-	}
-}
-
-static void row_layout(struct layout *y, const struct insn_row *r)
-{
-	for (unsigned n = 0; n < ARRAY_SIZE(r->operand); n++) {
-		const struct operand_info *o = &operand_info[r->operand[n]];
-
-		layout_operand(y, o->kind, o->size);
-		if (o->kind != OK_I && o->kind != OK_J && o->kind != OK_L && (!y->op0_size || o->size == OS_V))
-			y->op0_size = o->size;
-	}
-	y->vsib |= (r->attr & A_VSIB) != 0;
-	y->to_seg = operand_info[r->operand[0]].kind == OK_S;
-}
-
-static void build_index(void)
-{
-	unsigned n = 0;
-
-	for (unsigned row = 0; row < nr_insn_rows; row++) {
-		const struct insn_row *r = &insn_rows[row];
-
-		row_layout(&layouts[row], r);
-		for (unsigned op = 0; op < r->opcodes; op++)
-			cell_of(r->space, r->map, r->opcode + op)->nr++;
-	}
-	for (unsigned k = 0; k < ARRAY_SIZE(cells); k++) {
-		cells[k].first = n;
-		n += cells[k].nr;
-		cells[k].nr = 0;
-	}
-	for (unsigned row = 0; row < nr_insn_rows; row++) {
-		const struct insn_row *r = &insn_rows[row];
-
-		for (unsigned op = 0; op < r->opcodes; op++) {
-			struct cell *cell = cell_of(r->space, r->map, r->opcode + op);
-
-			candidates[cell->first + cell->nr++] = row_candidate(row);
-			cell->modrm |= r->modrm & MODRM_ANY;
-		}
-	}
-}
-
-void decode_init(void)
-{
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-	pthread_once(&once, build_index);
-}
 
 /* --- Bytes ------------------------------------------------------------------------------------------ */
 
@@ -510,7 +321,7 @@ static enum decode_status take_imm(struct cursor *d, struct insn *i, const struc
 	else if (y->imm_kind == OK_J || (y->imm_kind == OK_I && y->imm_size >= OS_V))
 		i->imm = sign_extend(v, n);
 	else
-		i->imm = v;
+		i->imm = y->is4 && d->bits != 64 ? v & 0x7f : v; /* registers 8 and up do not exist */
 	if (n2)
 		i->imm2 = take(d, n2);
 	return DECODE_OK;
@@ -573,7 +384,7 @@ static const struct candidate *find_row(const struct cursor *d, const struct ins
 	unsigned fit_er = i->b && reg ? rest | 1u << (FIT_L + 2) : fit;
 
 	for (unsigned n = 0; n < cell->nr; n++) {
-		const struct candidate *k = &candidates[cell->first + n];
+		const struct candidate *k = &decode_candidates[cell->first + n];
 
 		if (!((k->er ? fit_er : fit) & ~k->fit) && (bits & k->modrm_mask) == k->modrm_value)
 			return k;
@@ -594,7 +405,7 @@ static unsigned operand_size(const struct cursor *d, const struct insn *i, const
 
 static enum decode_status take_operands(struct cursor *d, struct insn *i, const struct insn_row *r)
 {
-	const struct layout *y = &layouts[i->row];
+	const struct layout *y = &decode_layouts[i->row];
 	unsigned eff = operand_size(d, i, r);
 	unsigned size = size_bytes(y->op0_size, d, i, eff);
 	enum decode_status s;
@@ -664,7 +475,7 @@ static enum decode_status decode_cursor(struct cursor *d, struct insn *i)
 	if (s != DECODE_OK)
 		return s;
 	if (d->has_vex) {
-		const struct layout *y = &layouts[k->row];
+		const struct layout *y = &decode_layouts[k->row];
 
 		if (!vvvv_allowed(d, i, y))
 			return DECODE_INVALID;

@@ -7,65 +7,58 @@
 
 /* --- x87 and MMX ------------------------------------------------------------------------------------ */
 
-void fpu_init_x87(struct fpu_state *f)
+void fpu_set_fsw(struct fpu_state *f, u16 fsw)
 {
+	unsigned turn = FSW_TOP(fsw) - FSW_TOP(fx_get16(f->x87, FX_FSW));
+	u8 st[8][16];
+
+	fx_put16(f->x87, FX_FSW, fsw);
+	if (!(turn & 7))
+		return;
+	for (unsigned n = 0; n < 8; n++)
+		memcpy(st[(n - turn) & 7], f->x87 + FX_ST + 16 * n, 16);
+	memcpy(f->x87 + FX_ST, st, sizeof(st));
+}
+
+void fpu_set_fcw(struct fpu_state *f, u16 fcw)
+{
+	u16 fsw = fx_get16(f->x87, FX_FSW) & (u16)~(FSW_ES | FSW_B);
+
+	fcw = (fcw & 0x1f3f) | 0x40;
+	fx_put16(f->x87, FX_FCW, fcw);
+	fx_put16(f->x87, FX_FSW, fsw & ~fcw & FSW_EXCEPTIONS ? fsw | FSW_ES | FSW_B : fsw);
+}
+
+void fpu_fninit(struct fpu_state *f)
+{
+	fpu_set_fsw(f, 0);
 	memset(f->x87, 0, FX_MXCSR);
 	fx_put16(f->x87, FX_FCW, 0x37f);
 }
 
 void fpu_reset(struct fpu_state *f)
 {
-	const u32 mxcsr = MXCSR_RESET, mask = MXCSR_MASK;
+	const u32 mxcsr = MXCSR_RESET, mask = mxcsr_mask();
 
 	memset(f, 0, sizeof(*f));
-	fpu_init_x87(f);
+	fpu_fninit(f);
 	/* FXRSTOR of the image, which the copy engine does, must find values here that it accepts. */
 	memcpy(f->x87 + FX_MXCSR, &mxcsr, 4);
 	memcpy(f->x87 + FX_MXCSR_MASK, &mask, 4);
 	f->mxcsr = MXCSR_RESET;
 }
 
-void fpu_update_es(struct fpu_state *f)
-{
-	u16 fsw = fx_get16(f->x87, FX_FSW);
-	bool pending = fsw & ~fx_get16(f->x87, FX_FCW) & FSW_EXCEPTIONS;
-
-	fsw &= (u16)~(FSW_ES | FSW_B);
-	fx_put16(f->x87, FX_FSW, pending ? fsw | FSW_ES | FSW_B : fsw);
-}
-
-void fpu_set_top(struct fpu_state *f, unsigned top)
-{
-	u16 fsw = fx_get16(f->x87, FX_FSW);
-	unsigned turn = (FSW_TOP(fsw) - top) & 7;
-	u8 st[8][16];
-
-	if (!turn)
-		return;
-	/* The image has the registers in stack order, and they stay where they are. */
-	for (unsigned n = 0; n < 8; n++)
-		memcpy(st[(n + turn) & 7], f->x87 + FX_ST + 16 * n, 16);
-	memcpy(f->x87 + FX_ST, st, sizeof(st));
-	fx_put16(f->x87, FX_FSW, (fsw & ~0x3800) | top << 11);
-}
-
 void fpu_enter_mmx(struct fpu_state *f)
 {
+	fpu_set_fsw(f, fx_get16(f->x87, FX_FSW) & ~0x3800);
 	f->x87[FX_FTW] = 0xff;
-	fpu_set_top(f, 0);
-}
-
-void fpu_fninit(struct fpu_state *f)
-{
-	fpu_set_top(f, 0);
-	memset(f->x87, 0, FX_MXCSR);
-	fx_put16(f->x87, FX_FCW, 0x37f);
 }
 
 /* --- Components ----------------------------------------------------------------------------------------- */
 
 struct xlayout {
 	u64 supported;
+	u32 mxcsr_mask;
 	struct {
 		u32 offset, size;
 		bool align; /* to 64 bytes in the compacted format */
@@ -73,6 +66,16 @@ struct xlayout {
 };
 
 static struct xlayout xlayout;
+
+static u32 host_mxcsr_mask(void)
+{
+	u8 image[512] __attribute__((aligned(16))) = {0};
+	u32 mask;
+
+	__asm__ volatile("fxsave %0" : "=m"(image));
+	memcpy(&mask, image + FX_MXCSR_MASK, 4);
+	return mask ? mask : 0xffbf;
+}
 
 static bool host_xcr0(u64 *xcr0)
 {
@@ -104,6 +107,7 @@ static void xlayout_init(void)
 	u32 a, b, c, d;
 
 	xlayout.supported = XF(X87) | XF(SSE);
+	xlayout.mxcsr_mask = host_mxcsr_mask();
 	if (!host_xcr0(&xcr0))
 		return;
 	if (!host_avx512_usable())
@@ -126,6 +130,11 @@ static const struct xlayout *xlayout_get(void)
 
 	pthread_once(&once, xlayout_init);
 	return &xlayout;
+}
+
+u32 mxcsr_mask(void)
+{
+	return xlayout_get()->mxcsr_mask;
 }
 
 u64 xsave_supported(void)
@@ -218,7 +227,7 @@ void xcomp_load(struct fpu_state *f, enum xcomp n, const u8 *from, bool long_mod
 		f->x87[FX_FTW + 1] = 0;
 		for (unsigned r = 0; r < 8; r++)
 			memcpy(f->x87 + FX_ST + 16 * r, from + FX_ST + 16 * r, 10);
-		fpu_update_es(f);
+		fpu_set_fcw(f, fx_get16(f->x87, FX_FCW));
 		break;
 	case XC_SSE:
 		for (unsigned r = 0; r < regs; r++)
@@ -255,7 +264,7 @@ void xcomp_reset(struct fpu_state *f, enum xcomp n, bool long_mode)
 
 	if (n == XC_X87) {
 		memset(f->x87 + FX_ST, 0, 128);
-		fpu_init_x87(f);
+		fpu_fninit(f);
 	} else {
 		/* SSE's registers begin at FX_XMM of what is read; @zero is long enough for that. */
 		xcomp_load(f, n, zero, long_mode);
@@ -267,7 +276,7 @@ void xcomp_reset(struct fpu_state *f, enum xcomp n, bool long_mode)
 
 void fpu_to_xsave(const struct fpu_state *f, u64 xcr0, u8 *area, unsigned size)
 {
-	const u32 mask = MXCSR_MASK;
+	const u32 mask = mxcsr_mask();
 	u64 bv = 0;
 
 	memset(area, 0, size);
@@ -297,7 +306,7 @@ bool fpu_from_xsave(struct fpu_state *f, u64 xcr0, const u8 *area, unsigned size
 	xcr0 &= xsave_supported();
 	if ((bv & ~xcr0) || memcmp(area + XSAVE_XCOMP_BV, zero, sizeof(zero)))
 		return false;
-	if ((bv & (XF(SSE) | XF(AVX))) && (mxcsr & ~MXCSR_MASK))
+	if ((bv & (XF(SSE) | XF(AVX))) && (mxcsr & ~mxcsr_mask()))
 		return false;
 	for (unsigned n = 0; n < NR_XC; n++) {
 		unsigned off, len;

@@ -10,7 +10,7 @@ enum xcomp { XC_X87 = 0, XC_SSE = 1, XC_AVX = 2, XC_OPMASK = 5, XC_ZMM_HI256 = 6
 #define XF_AVX512 (XF(OPMASK) | XF(ZMM_HI256) | XF(HI16_ZMM))
 
 #define MXCSR_RESET 0x1f80u
-#define MXCSR_MASK 0xffffu    /* settable bits, as FXSAVE reports them; AMD's misaligned mode (bit 17) is not offered */
+#define MXCSR_MM BIT(17)      /* AMD: memory operands need not be aligned */
 #define MXCSR_MASKS 0x1f80u   /* the six exception masks, 7 above their flags */
 #define MXCSR_FLAGS 0x3fu
 
@@ -49,19 +49,22 @@ static inline void fx_put16(u8 *image, unsigned off, u16 v)
 	__builtin_memcpy(image + off, &v, 2);
 }
 
-void fpu_reset(struct fpu_state *f); /* FNINIT values, MXCSR 0x1f80, all else zero */
+/* The bits of MXCSR that exist, as the host's FXSAVE reports them. */
+u32 mxcsr_mask(void);
 
-/* The x87 part of the initial state: FNINIT's values and empty registers that hold zero. */
-void fpu_init_x87(struct fpu_state *f);
+void fpu_reset(struct fpu_state *f); /* FNINIT values, MXCSR 0x1f80, all else zero */
 
 /* FNINIT: what the registers hold stays, tagged empty. */
 void fpu_fninit(struct fpu_state *f);
 
-/* Another top of the stack over the same registers. */
-void fpu_set_top(struct fpu_state *f, unsigned top);
+/*
+ * Sets FCW, in which bit 6 is always set and 7 and 13 to 15 never. FSW.ES and B follow from the exception flags and
+ * the masks, so this comes after a change of FSW too.
+ */
+void fpu_set_fcw(struct fpu_state *f, u16 fcw);
 
-/* FSW.ES and B follow from the exception flags and the masks in FCW. After either word was loaded. */
-void fpu_update_es(struct fpu_state *f);
+/* Sets FSW to @fsw. The registers stay where they are, so that the image, which has them in stack order, turns with TOP. */
+void fpu_set_fsw(struct fpu_state *f, u16 fsw);
 
 /* What every MMX instruction does before it executes: TOP becomes 0 and all registers valid (SDM vol. 1, 9.5.1). */
 void fpu_enter_mmx(struct fpu_state *f);

@@ -45,6 +45,16 @@ static inline void avx_check(struct cpu *c, u64 need)
 		raise_fault(c, VEC_NM);
 }
 
+/* A memory operand that is not aligned as it must be: #GP(0), after #SS(0) for a stack address that is not canonical. */
+static inline _Noreturn void raise_misaligned(struct cpu *c, const struct insn *i, u64 la)
+{
+	unsigned shift = 64 - c->maxlinear;
+
+	if (i->seg == SEG_SS && c->code_bits == 64 && (u64)((s64)(la << shift) >> shift) != la)
+		raise_error(c, VEC_SS, 0);
+	raise_gp0(c);
+}
+
 /* By the row's attributes. */
 static inline void vector_check(struct cpu *c, const struct insn *i)
 {

@@ -170,6 +170,7 @@ enum isa {
 #define A_E8 BIT(25)       /* EVEX masking: an element is 1 byte in memory; 2 with A_E16; else 8 or 4 by EVEX.W */
 #define A_E16 BIT(26)
 #define A_NF BIT(27)       /* EVEX masking does not suppress faults of the memory operand */
+#define A_MM BIT(28)       /* misaligned is right with AMD's MXCSR.MM set; without A_ALIGN it always is */
 
 struct insn_row {
 	const char *name;

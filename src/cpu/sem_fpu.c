@@ -6,18 +6,16 @@
 #include "cpu/mem.h"
 #include "cpu/sem.h"
 
-/* FCW bit 6 is always set, 7 and 13 to 15 never (as processors since the 387 store it). */
 static void fcw_set(struct fpu_state *f, u16 v)
 {
-	fx_put16(f->x87, FX_FCW, (v & 0x1f3f) | 0x40);
-	fpu_update_es(f);
+	fpu_set_fcw(f, v);
 	f->xinuse |= XF(X87);
 }
 
 static void exec_fnstcw(struct cpu *c, const struct insn *i)
 {
 	x87_check(c);
-	mem_write(c, i->seg, insn_la(c, i, 2, ACC_WRITE), 2, fx_get16(c->fpu.x87, FX_FCW) | 0x40);
+	mem_write(c, i->seg, insn_la(c, i, 2, ACC_WRITE), 2, fx_get16(c->fpu.x87, FX_FCW));
 }
 
 static void exec_fnstsw(struct cpu *c, const struct insn *i)
@@ -103,7 +101,7 @@ static void env_words(struct cpu *c, u32 w[7])
 
 	memcpy(&fip, f->x87 + FX_FIP, 4);
 	memcpy(&fdp, f->x87 + FX_FDP, 4);
-	w[0] = 0xffff0000 | fx_get16(f->x87, FX_FCW) | 0x40;
+	w[0] = 0xffff0000 | fx_get16(f->x87, FX_FCW);
 	w[1] = 0xffff0000 | fx_get16(f->x87, FX_FSW);
 	w[2] = 0xffff0000 | full_tags(f);
 	w[3] = fip;
@@ -159,8 +157,7 @@ static void env_load(struct cpu *c, const struct insn *i, const u8 *from)
 	} else if (step == 4) {
 		fop = fx_get16(from, 18) & 0x7ff;
 	}
-	fpu_set_top(f, FSW_TOP(fx_get16(from, step)));
-	fx_put16(f->x87, FX_FSW, fx_get16(from, step));
+	fpu_set_fsw(f, fx_get16(from, step));
 	f->x87[FX_FTW] = abridged_tags(fx_get16(from, 2 * step));
 	fx_put16(f->x87, FX_FOP, fop);
 	memcpy(f->x87 + FX_FIP, &fip, 8);
@@ -229,7 +226,7 @@ static void exec_ldmxcsr(struct cpu *c, const struct insn *i)
 	vector_check(c, i);
 	u32 v = (u32)mem_read(c, i->seg, insn_la(c, i, 4, ACC_READ), 4);
 
-	if (v & ~MXCSR_MASK)
+	if (v & ~mxcsr_mask())
 		raise_gp0(c);
 	c->fpu.mxcsr = v;
 }

@@ -36,27 +36,19 @@ static bool sign(const u8 *zmm, unsigned n, unsigned size)
 
 /* --- MASKMOVQ, MASKMOVDQU: bytes to DS:rDI --------------------------------------------------------------- */
 
-/* Writes the bytes of @data whose mask byte has its sign set, after a look at all of them. */
+/* Writes the bytes of @data whose mask byte has its sign set. The rights are those of the whole, as on AMD's processors. */
 static void write_selected(struct cpu *c, const struct insn *i, const u8 *data, const u8 *mask, unsigned size)
 {
-	u64 rdi = c->gpr[RDI];
+	u64 off = c->gpr[RDI];
 
-	for (unsigned pass = 0; pass < 2; pass++) {
-		for (unsigned n = 0; n < size; n++) {
-			u64 off = rdi + n;
+	if (i->addrsize != 8)
+		off = i->addrsize == 4 ? (u32)off : (u16)off;
+	u64 la = seg_la(c, i->seg, off, size, ACC_WRITE);
 
-			if (!(mask[n] & 0x80))
-				continue;
-			if (i->addrsize != 8)
-				off = i->addrsize == 4 ? (u32)off : (u16)off;
-			u64 la = seg_la(c, i->seg, off, 1, ACC_WRITE);
-
-			if (pass == 0)
-				mem_probe(c, i->seg, la, 1, ACC_WRITE);
-			else
-				mem_write(c, i->seg, la, 1, data[n]);
-		}
-	}
+	mem_probe(c, i->seg, la, size, ACC_WRITE);
+	for (unsigned n = 0; n < size; n++)
+		if (mask[n] & 0x80)
+			mem_write(c, i->seg, la + n, 1, data[n]);
 }
 
 static void exec_maskmovdqu(struct cpu *c, const struct insn *i)
@@ -68,14 +60,9 @@ static void exec_maskmovdqu(struct cpu *c, const struct insn *i)
 static void exec_maskmovq(struct cpu *c, const struct insn *i)
 {
 	mmx_check(c);
-	/* The image is in stack order, MMX registers are physical ones. */
-	unsigned top = FSW_TOP(fx_get16(c->fpu.x87, FX_FSW));
-	const u8 *data = c->fpu.x87 + FX_ST + 16 * ((i->reg - top) & 7);
-	const u8 *mask = c->fpu.x87 + FX_ST + 16 * ((i->rm - top) & 7);
-
-	write_selected(c, i, data, mask, 8);
 	fpu_enter_mmx(&c->fpu);
 	c->fpu.xinuse |= XF(X87);
+	write_selected(c, i, c->fpu.x87 + FX_ST + 16 * (i->reg & 7), c->fpu.x87 + FX_ST + 16 * (i->rm & 7), 8);
 }
 
 /* --- VMASKMOVPS/PD, VPMASKMOVD/Q ---------------------------------------------------------------------------- */

@@ -20,7 +20,7 @@ static void narrow_pointers(u8 *legacy, const struct insn *i)
 
 static void put_mxcsr(const struct fpu_state *f, u8 *legacy)
 {
-	const u32 mask = MXCSR_MASK;
+	const u32 mask = mxcsr_mask();
 
 	memcpy(legacy + FX_MXCSR, &f->mxcsr, 4);
 	memcpy(legacy + FX_MXCSR_MASK, &mask, 4);
@@ -39,7 +39,7 @@ static u64 fx_la(struct cpu *c, const struct insn *i, enum access acc)
 	u64 la = insn_la(c, i, 512, acc);
 
 	if (la & 15)
-		raise_gp0(c);
+		raise_misaligned(c, i, la);
 	return la;
 }
 
@@ -66,7 +66,7 @@ static void exec_fxrstor(struct cpu *c, const struct insn *i)
 
 	mem_read_block(c, i->seg, la, image, 512);
 	memcpy(&mxcsr, image + FX_MXCSR, 4);
-	if (mxcsr & ~MXCSR_MASK)
+	if (mxcsr & ~mxcsr_mask())
 		raise_gp0(c);
 	narrow_pointers(image, i);
 	xcomp_load(&c->fpu, XC_X87, image, long_mode);
@@ -92,7 +92,7 @@ static u64 xsave_la(struct cpu *c, const struct insn *i, unsigned size, enum acc
 	u64 la = insn_la(c, i, size, acc);
 
 	if (la & 63)
-		raise_gp0(c);
+		raise_misaligned(c, i, la);
 	return la;
 }
 
@@ -136,6 +136,7 @@ static void xsave(struct cpu *c, const struct insn *i, enum xsave_kind kind)
 	unsigned size = xsave_size(rfbm, compacted);
 	u64 la = xsave_la(c, i, size, ACC_WRITE);
 
+	mem_probe(c, i->seg, la, size, ACC_WRITE);
 	if (compacted && (rfbm & XF(SSE)) && c->fpu.mxcsr != MXCSR_RESET)
 		xinuse |= XF(SSE);
 	if (kind != XSAVE_PLAIN)
@@ -146,7 +147,6 @@ static void xsave(struct cpu *c, const struct insn *i, enum xsave_kind kind)
 		header[0] = mem_read(c, i->seg, la + XSAVE_BV, 8) & ~rfbm;
 	header[0] |= xinuse;
 	header[1] = xcomp;
-	mem_probe(c, i->seg, la, size, ACC_WRITE);
 	write_legacy(c, i, la, save, mxcsr);
 	mem_write_block(c, i->seg, la + XSAVE_BV, header, compacted ? 16 : 8);
 	for (unsigned n = XC_AVX; n < NR_XC; n++) {
@@ -208,7 +208,7 @@ static void load_mxcsr(struct cpu *c, struct fpu_state *f, const u8 *legacy, u64
 		return;
 	if (compacted && !(bv & XF(SSE)))
 		mxcsr = MXCSR_RESET;
-	if (mxcsr & ~MXCSR_MASK)
+	if (mxcsr & ~mxcsr_mask())
 		raise_gp0(c);
 	f->mxcsr = mxcsr;
 }

@@ -10,6 +10,7 @@
 
 #include "cpu/exception.h"
 #include "cpu/fpu.h"
+#include "cpu/fpu_check.h"
 #include "cpu/mem.h"
 #include "engine/thunk.h"
 
@@ -76,8 +77,7 @@ static struct copy_key key_of(const struct insn *i)
 	struct copy_key k = {.row = i->row, .reg = i->reg, .vvvv = i->vvvv, .is_mem = i->is_mem, .opsize = i->opsize,
 			     .w = i->w, .l = i->l, .rex = i->rex & 8, .opcode = i->opcode};
 
-	if (i->imm_off)
-		memcpy(&k.imm, i->bytes + i->imm_off, MIN(i->len - i->imm_off, 2));
+	k.imm = (u16)((u8)i->imm | i->imm2 << 8);
 	if (insn_rows[i->row].space == ENC_EVEX)
 		k.evex = i->bytes[i->opcode_off - 1];
 	if (i->is_mem) {
@@ -129,12 +129,18 @@ struct operand_mem {
 	u8 bounce[64] __attribute__((aligned(64)));
 };
 
+static void check_misaligned(struct cpu *c, const struct insn *i, const struct thunk *t, u64 la)
+{
+	if (t->misaligned == MISALIGNED_GP || (t->misaligned == MISALIGNED_MM && !(c->fpu.mxcsr & MXCSR_MM)))
+		raise_misaligned(c, i, la);
+}
+
 static u64 operand_la(struct cpu *c, const struct insn *i, const struct thunk *t, unsigned size)
 {
 	u64 la = insn_la(c, i, size, t->access);
 
 	if (unlikely(la & t->align))
-		raise_gp0(c);
+		check_misaligned(c, i, t, la);
 	return la;
 }
 
@@ -177,7 +183,7 @@ static void for_selected(struct cpu *c, const struct insn *i, const struct thunk
 	}
 }
 
-static void open_masked(struct cpu *c, const struct insn *i, const struct thunk *t, struct operand_mem *m, bool direct)
+static void open_masked(struct cpu *c, const struct insn *i, const struct thunk *t, struct operand_mem *m)
 {
 	m->selected = select_elements(c, i, t);
 	if (!m->selected) {
@@ -189,39 +195,39 @@ static void open_masked(struct cpu *c, const struct insn *i, const struct thunk 
 
 	m->la = seg_la(c, i->seg, insn_ea(c, i) + first, end - first, t->access) - first;
 	if (unlikely(m->la & t->align))
-		raise_gp0(c);
-	if (direct) {
-		u8 *p = mem_host(c, i->seg, m->la + first, end - first, t->access);
+		check_misaligned(c, i, t, m->la);
+	u8 *p = mem_host(c, i->seg, m->la + first, end - first, t->access);
+	if (p) {
 		/* The host suppresses the faults of what is not selected, just as the guest expects it to. */
-		m->host = p ? p - first : NULL;
-	}
-	if (m->host)
+		m->host = p - first;
 		return;
+	}
 	if (t->access == ACC_WRITE)
 		for_selected(c, i, t, m, RUN_PROBE);
 	else
 		for_selected(c, i, t, m, RUN_READ);
 }
 
-/* Makes the operand ready, raising its faults. @direct: the thunk may work on guest memory itself. */
-static void operand_open(struct cpu *c, const struct insn *i, const struct thunk *t, struct operand_mem *m, bool direct)
+/* Makes the operand ready, raising its faults. */
+static void operand_open(struct cpu *c, const struct insn *i, const struct thunk *t, struct operand_mem *m)
 {
 	m->host = NULL;
 	m->size = i->mem_size;
 	if (t->what & THUNK_MASK) {
 		memset(m->bounce, 0, sizeof(m->bounce));
-		open_masked(c, i, t, m, direct);
+		open_masked(c, i, t, m);
 		return;
 	}
 	m->la = operand_la(c, i, t, m->size);
-	if (direct)
+	/* The host would fault on what is misaligned and yet allowed to the guest. */
+	if (!(m->la & t->align))
 		m->host = mem_host(c, i->seg, m->la, m->size, t->access);
 	if (m->host)
 		return;
-	if (t->access == ACC_READ || t->reads)
-		mem_read_block(c, i->seg, m->la, m->bounce, m->size);
 	if (t->access == ACC_WRITE)
 		mem_probe(c, i->seg, m->la, m->size, ACC_WRITE);
+	if (t->access == ACC_READ || t->reads)
+		mem_read_block(c, i->seg, m->la, m->bounce, m->size);
 }
 
 static void operand_close(struct cpu *c, const struct insn *i, const struct thunk *t, struct operand_mem *m)
@@ -234,75 +240,7 @@ static void operand_close(struct cpu *c, const struct insn *i, const struct thun
 		mem_write_block(c, i->seg, m->la, m->bounce, m->size);
 }
 
-/* --- Exceptions of the operation itself ------------------------------------------------------------------------------ */
-
-/* What an instruction that raises #XM must not have changed. */
-struct results {
-	u8 v[64];
-	u64 k, g;
-};
-
-static void results_save(const struct cpu *c, const struct thunk *t, struct results *r)
-{
-	if (t->dst_v != NO_REG)
-		memcpy(r->v, c->fpu.zmm[t->dst_v], 64);
-	if (t->dst_k != NO_REG)
-		r->k = c->fpu.k[t->dst_k];
-	if (t->dst_g != NO_REG)
-		r->g = c->gpr[t->dst_g];
-}
-
-static void results_restore(struct cpu *c, const struct thunk *t, const struct results *r)
-{
-	if (t->dst_v != NO_REG)
-		memcpy(c->fpu.zmm[t->dst_v], r->v, 64);
-	if (t->dst_k != NO_REG)
-		c->fpu.k[t->dst_k] = r->k;
-	if (t->dst_g != NO_REG)
-		c->gpr[t->dst_g] = r->g;
-}
-
-#define MXCSR_PRE 0x07u /* IE, DE, ZE: found before the operation */
-#define MXCSR_UE 0x10u
-#define MXCSR_UM 0x800u
-#define MXCSR_FTZ 0x8000u
-
-/*
- * With an exception unmasked: tries with all of them masked and looks which flags come up (SDM vol. 1, 11.5.2, 11.5.3).
- * A masked underflow is flagged only when it is inexact too, an unmasked one always: flush-to-zero flags any tiny
- * result, and changes nothing when there is none.
- */
-static void run_unmasked(struct cpu *c, const struct thunk *t, void *mem, struct thunk_frame *f)
-{
-	u32 mxcsr = c->fpu.mxcsr, raised, unmasked;
-	struct results before = {0};
-
-	results_save(c, t, &before);
-	f->mxcsr = (mxcsr | MXCSR_MASKS) & ~MXCSR_FLAGS & ~MXCSR_FTZ;
-	if (!(mxcsr & MXCSR_UM) || (mxcsr & MXCSR_FTZ))
-		f->mxcsr |= MXCSR_FTZ;
-	t->code(c, mem, f);
-	raised = f->mxcsr_out & MXCSR_FLAGS;
-	unmasked = raised & ~(mxcsr >> 7) & MXCSR_FLAGS;
-	if (!unmasked) {
-		c->fpu.mxcsr = mxcsr | raised;
-		return;
-	}
-	results_restore(c, t, &before);
-	if ((unmasked & MXCSR_UE) && !(unmasked & MXCSR_PRE)) {
-		/* Flushing is never exact: find out whether the result itself is. */
-		f->mxcsr &= ~MXCSR_FTZ;
-		t->code(c, mem, f);
-		results_restore(c, t, &before);
-		raised = (f->mxcsr_out & MXCSR_FLAGS) | MXCSR_UE;
-	}
-	if (unmasked & MXCSR_PRE)
-		raised &= MXCSR_PRE;
-	c->fpu.mxcsr = mxcsr | raised;
-	if (!(c->cr4 & CR4_OSXMMEXCPT))
-		raise_ud(c);
-	raise_fault(c, VEC_XM);
-}
+/* --- Execution ---------------------------------------------------------------------------------------------- */
 
 /* Last instruction, its operand and its opcode (SDM vol. 1, 8.1.8). Selectors are not kept, as on newer processors. */
 static void x87_note(struct cpu *c, const struct insn *i)
@@ -314,8 +252,6 @@ static void x87_note(struct cpu *c, const struct insn *i)
 		memcpy(c->fpu.x87 + FX_FDP, &ea, 8);
 	}
 }
-
-/* --- Execution ---------------------------------------------------------------------------------------------------------- */
 
 /* Registers only, and nothing can happen but the result. */
 static void copy_reg(struct cpu *c, const struct insn *i)
@@ -333,7 +269,7 @@ static __attribute__((noinline)) void copy_mem_slow(struct cpu *c, const struct 
 	const struct thunk *t = i->thunk;
 	struct operand_mem m;
 
-	operand_open(c, i, t, &m, true);
+	operand_open(c, i, t, &m);
 	t->code(c, m.host ? m.host : m.bounce, NULL);
 	operand_close(c, i, t, &m);
 	c->fpu.xinuse |= t->xinuse;
@@ -348,7 +284,7 @@ static void copy_mem(struct cpu *c, const struct insn *i)
 		gate_fault(c, t);
 	u64 la = operand_la(c, i, t, i->mem_size);
 	void *p = mem_host(c, i->seg, la, i->mem_size, t->access);
-	if (unlikely(!p)) {
+	if (unlikely(!p || (la & t->align))) {
 		copy_mem_slow(c, i);
 		return;
 	}
@@ -363,15 +299,11 @@ static void run_framed(struct cpu *c, const struct insn *i, const struct thunk *
 
 	if (t->what & THUNK_MMX)
 		fpu_enter_mmx(&c->fpu);
-	if (!(t->what & THUNK_MXCSR)) {
-		t->code(c, mem, &f);
-	} else if (likely((c->fpu.mxcsr & MXCSR_MASKS) == MXCSR_MASKS)) {
-		f.mxcsr = c->fpu.mxcsr;
-		t->code(c, mem, &f);
+	f.mxcsr = c->fpu.mxcsr;
+	/* An unmasked SIMD exception leaves from here: engine/guard.c. Nothing has been stored then. */
+	t->code(c, mem, &f);
+	if (t->what & THUNK_MXCSR)
 		c->fpu.mxcsr = f.mxcsr_out;
-	} else {
-		run_unmasked(c, t, mem, &f);
-	}
 	if (t->flags_written)
 		c->rflags = (c->rflags & ~(u64)t->flags_written) | (f.flags_out & t->flags_written);
 	if (t->what & THUNK_X87)
@@ -396,9 +328,7 @@ static void copy_any(struct cpu *c, const struct insn *i)
 		run_framed(c, i, t, NULL);
 		return;
 	}
-	/* A result that #XM would discard must not be in guest memory yet. */
-	bool direct = !((t->what & THUNK_MXCSR) && t->access == ACC_WRITE && ~c->fpu.mxcsr & MXCSR_MASKS);
-	operand_open(c, i, t, &m, direct);
+	operand_open(c, i, t, &m);
 	run_framed(c, i, t, m.host ? m.host : m.bounce);
 	operand_close(c, i, t, &m);
 }

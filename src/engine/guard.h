@@ -1,6 +1,7 @@
 /*
  * Guest memory is the client's mapping, and the client may take it away: a host SIGSEGV or SIGBUS on it
- * while guest code runs becomes an exit (KVM_RUN fails with -EFAULT), not a crash.
+ * while guest code runs becomes an exit (KVM_RUN fails with -EFAULT), not a crash. And a SIGFPE of the guest's own
+ * SIMD instruction, run by the copy engine under the guest's MXCSR, is the guest's #XM.
  */
 #ifndef ENGINE_GUARD_H
 #define ENGINE_GUARD_H

@@ -14,6 +14,7 @@ struct shape {
 	bool ok;
 	bool modrm;
 	bool z;        /* a register in the opcode */
+	bool is4;      /* a register in the immediate */
 	bool sized;    /* the operand size is 2, 4, 8 by prefixes */
 	bool byte_reg, byte_rm;
 	u8 w;          /* VEX.W, EVEX.W: W_COPY or what follows from a general register */
@@ -30,6 +31,9 @@ static struct shape shape_of(const struct insn_row *r)
 		switch (o->kind) {
 		case OK_J: case OK_A: case OK_O: case OK_X: case OK_Y: case OK_S: case OK_C: case OK_D: case OK_VM:
 			s.ok = false;
+			break;
+		case OK_L:
+			s.is4 = true;
 			break;
 		case OK_Z:
 			s.z = true;
@@ -151,6 +155,8 @@ unsigned reencode(u8 *out, const struct insn *i, const struct reencode *to)
 	if (i->imm_off) {
 		memcpy(p, i->bytes + i->imm_off, i->len - i->imm_off);
 		p += i->len - i->imm_off;
+		if (s.is4)
+			p[-1] = (u8)i->imm; /* without the bit that only 64-bit code heeds */
 	}
 	return (unsigned)(p - out);
 }

@@ -391,8 +391,9 @@ static void head_memory(struct thunk *t, const struct insn *i, const struct insn
 	t->access = r->attr & (A_WRITE | A_RMW) ? ACC_WRITE : ACC_READ;
 	/* A masked store leaves bytes alone, and so does an x87 store that ends in an unmasked exception. */
 	t->reads = (r->attr & (A_RMW | A_X87)) || i->aaa;
-	if (r->attr & A_ALIGN)
+	if (r->attr & (A_ALIGN | A_MM))
 		t->align = (u8)(i->mem_size - 1);
+	t->misaligned = !(r->attr & A_MM) ? MISALIGNED_GP : r->attr & A_ALIGN ? MISALIGNED_MM : MISALIGNED_FINE;
 	if (!o || !i->aaa || (r->attr & A_NF))
 		return;
 	t->what |= THUNK_MASK;
@@ -404,11 +405,6 @@ static void head_memory(struct thunk *t, const struct insn *i, const struct insn
 	t->nr_mask = r->l == L_IG ? 1 : (u8)(full_size(o->size, i) / t->elem);
 }
 
-static u8 only_register(u32 set)
-{
-	return set ? (u8)__builtin_ctz(set) : NO_REG;
-}
-
 unsigned thunk_build(struct thunk *t, u8 *out, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
@@ -417,9 +413,6 @@ unsigned thunk_build(struct thunk *t, u8 *out, const struct insn *i)
 	find_uses(&e.u, i, r);
 	*t = (struct thunk){.flags_written = (r->flags_written | r->flags_undefined) & FL_ARITH,
 			    .xinuse = xinuse_of(&e.u, i, r)};
-	t->dst_v = only_register(e.u.v_out);
-	t->dst_k = only_register(e.u.k_out);
-	t->dst_g = only_register(e.u.g_out);
 	if (r->attr & A_MXCSR)
 		t->what |= THUNK_MXCSR;
 	if (r->flags_read || r->flags_written)

@@ -18,6 +18,9 @@ struct thunk_frame {
 
 typedef void thunk_fn(struct cpu *c, void *mem, struct thunk_frame *f);
 
+/* #GP(0); #GP(0) unless MXCSR.MM is set; fine for the guest, but not for every host. */
+enum { MISALIGNED_GP, MISALIGNED_MM, MISALIGNED_FINE };
+
 struct thunk {
 	thunk_fn *code;
 	/* It may run when (cr0 ^ PE) & cr0_bad, rflags & rflags_bad, ~cr4 & cr4_need and ~xcr0 & xcr0_need are all 0. */
@@ -35,15 +38,14 @@ struct thunk {
 #define THUNK_VL BIT(7)      /* #UD without AVX512VL */
 	u8 access;         /* enum access of the memory operand */
 	bool reads;        /* with ACC_WRITE: bytes that are not written must keep their value */
-	u8 align;          /* the linear address must be a multiple of this, plus 1 */
-	u8 dst_v, dst_k, dst_g; /* registers it writes, NO_REG if none; see thunk_build() */
+	u8 align;          /* the linear address must be a multiple of this plus 1, or else: */
+	u8 misaligned;     /* MISALIGNED_* */
 	u8 elem;           /* THUNK_MASK: bytes an element has in memory */
 	u8 nr_mask;        /* THUNK_MASK: opmask bits that count */
 };
 
 /*
  * Fills all of @t but code, and the code into @out (THUNK_MAX bytes). Returns its length; 0: the row cannot be run so.
- * At most one vector, one mask and one general register are written by an instruction that can raise #XM.
  */
 #define THUNK_MAX 512
 unsigned thunk_build(struct thunk *t, u8 *out, const struct insn *i);

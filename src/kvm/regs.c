@@ -237,16 +237,15 @@ static void fpu_set(struct vcpu *v, const struct kvm_fpu *k)
 	struct fpu_state *f = &v->cpu.fpu;
 
 	memcpy(f->x87 + FX_ST, k->fpr, sizeof(k->fpr));
-	fx_put16(f->x87, FX_FCW, k->fcw);
 	fx_put16(f->x87, FX_FSW, k->fsw);
 	f->x87[FX_FTW] = k->ftwx;
 	fx_put16(f->x87, FX_FOP, k->last_opcode);
 	memcpy(f->x87 + FX_FIP, &k->last_ip, 8);
 	memcpy(f->x87 + FX_FDP, &k->last_dp, 8);
-	fpu_update_es(f);
+	fpu_set_fcw(f, k->fcw);
 	for (int n = 0; n < 16; n++)
 		memcpy(f->zmm[n], k->xmm[n], 16);
-	f->mxcsr = k->mxcsr & MXCSR_MASK;
+	f->mxcsr = k->mxcsr & mxcsr_mask();
 	f->xinuse |= XF(X87) | XF(SSE);
 }
 
