@@ -20,7 +20,8 @@ static ALWAYS_INLINE void bit_flag(struct cpu *c, u64 was, u64 bit)
 }
 
 /* Bit number from a register. In memory it counts from the operand's first bit to either side (SDM vol. 2, BT). */
-static ALWAYS_INLINE void bit_eg(struct cpu *c, const struct insn *i, unsigned size, bool mem, bool lock, enum bit_op op)
+static ALWAYS_INLINE void bit_eg(struct cpu *c, const struct insn *i, unsigned size, bool mem, bool lock,
+				 enum bit_op op)
 {
 	u64 n = g_get(c, i, size), bit = 1ull << (n & (8 * size - 1)), was = 0;
 
@@ -43,7 +44,8 @@ static ALWAYS_INLINE void bit_eg(struct cpu *c, const struct insn *i, unsigned s
 }
 
 /* Bit number from an immediate, taken modulo the operand size. */
-static ALWAYS_INLINE void bit_ei(struct cpu *c, const struct insn *i, unsigned size, bool mem, bool lock, enum bit_op op)
+static ALWAYS_INLINE void bit_ei(struct cpu *c, const struct insn *i, unsigned size, bool mem, bool lock,
+				 enum bit_op op)
 {
 	u64 bit = 1ull << (i->imm & (8 * size - 1)), was = 0;
 

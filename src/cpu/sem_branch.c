@@ -2,7 +2,7 @@
 #include "cpu/cpuid.h"
 #include "cpu/sem_util.h"
 
-/* RIP = @target, cut to the operand size. The check is inline while the target stays in the half of the address space. */
+/* RIP = @target, cut to the operand size. Inline check: the target stays in its half of the address space. */
 static ALWAYS_INLINE void branch_to(struct cpu *c, const struct insn *i, u64 target)
 {
 	if (likely(c->code_bits == 64)) {
@@ -120,7 +120,7 @@ SEM_WDQ(call_j, call_j_body)
 SEM_WDQ(call_e, call_e_body)
 SEM_WDQ(ret, ret_body)
 
-/* --- Far ------------------------------------------------------------------------------------------------- */
+/* --- Far ------------------------------------------------------------------------------------------ */
 
 static void jmp_far_a(struct cpu *c, const struct insn *i)
 {
@@ -205,7 +205,7 @@ LOAD_FAR(lss, SEG_SS)
 LOAD_FAR(lfs, SEG_FS)
 LOAD_FAR(lgs, SEG_GS)
 
-/* --- Software interrupts ------------------------------------------------------------------------------------ */
+/* --- Software interrupts -------------------------------------------------------------------------- */
 
 static _Noreturn void raise_soft(struct cpu *c, const struct insn *i, enum event_type type, unsigned vector)
 {

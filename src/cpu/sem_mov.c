@@ -1,4 +1,4 @@
-/* Data transfer: MOV, MOVZX, MOVSX, XCHG, LEA, CMOVcc, SETcc, BSWAP, MOVBE, XLAT, flags to and from AH, CMPXCHG8B/16B. */
+/* Data transfer: MOV, MOVZX, MOVSX, XCHG, LEA, CMOVcc, SETcc, BSWAP, MOVBE, XLAT, LAHF, flags, CMPXCHG8B/16B. */
 #include "cpu/sem_util.h"
 
 static ALWAYS_INLINE void mov_eg(struct cpu *c, const struct insn *i, unsigned size, bool mem)
@@ -189,7 +189,7 @@ SEM_ONE(cld, cld)
 SEM_ONE(std, std)
 SEM_ONE(nop, nop)
 
-/* --- CMPXCHG8B, CMPXCHG16B: like CMPXCHG, memory is written in either case ------------------------------------ */
+/* --- CMPXCHG8B, CMPXCHG16B: like CMPXCHG, memory is written in either case ------------------------ */
 
 static void cmpxchg8b_body(struct cpu *c, const struct insn *i, bool lock)
 {
@@ -258,9 +258,10 @@ static void cmpxchg16b(struct cpu *c, const struct insn *i)
 	}
 }
 
-#define ANY_SIZE_LOCK(f) {f, f, f, f}
-const struct sem sem_cmpxchg8b = {.fn = {{cmpxchg8b}, {cmpxchg8b}, {cmpxchg8b}, {cmpxchg8b}}, .lock = ANY_SIZE_LOCK(cmpxchg8b_lock)};
-const struct sem sem_cmpxchg16b = {.fn = {{cmpxchg16b}, {cmpxchg16b}, {cmpxchg16b}, {cmpxchg16b}}, .lock = ANY_SIZE_LOCK(cmpxchg16b)};
+#define SEM_MEM_LOCK(name, f, locked) \
+	const struct sem sem_##name = {.fn = {{f}, {f}, {f}, {f}}, .lock = {locked, locked, locked, locked}};
+SEM_MEM_LOCK(cmpxchg8b, cmpxchg8b, cmpxchg8b_lock)
+SEM_MEM_LOCK(cmpxchg16b, cmpxchg16b, cmpxchg16b)
 
 /* MOVDIR64B: 64 bytes from r/m to the aligned address in reg, through ES (SDM vol. 2, MOVDIR64B). */
 static void movdir64b(struct cpu *c, const struct insn *i)

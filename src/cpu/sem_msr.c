@@ -97,7 +97,7 @@ SEM_ONE(rdpmc, rdpmc)
 SEM_ONE(rdmsr, rdmsr)
 SEM_ONE(wrmsr, wrmsr)
 
-/* --- FS and GS base -------------------------------------------------------------------------------------------- */
+/* --- FS and GS base ------------------------------------------------------------------------------- */
 
 static void swapgs(struct cpu *c, const struct insn *i)
 {
@@ -151,7 +151,7 @@ SEM_ONE(rdgsbase, rdgsbase)
 SEM_ONE(wrfsbase, wrfsbase)
 SEM_ONE(wrgsbase, wrgsbase)
 
-/* --- Fast system calls -------------------------------------------------------------------------------------------- */
+/* --- Fast system calls ---------------------------------------------------------------------------- */
 
 static void syscall_(struct cpu *c, const struct insn *i)
 {
@@ -178,7 +178,7 @@ SEM_ONE(sysret, sysret)
 SEM_ONE(sysenter, sysenter)
 SEM_ONE(sysexit, sysexit)
 
-/* --- AC, XCR0, PKRU --------------------------------------------------------------------------------------------------- */
+/* --- AC, XCR0, PKRU ------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE void set_ac(struct cpu *c, const struct insn *i, u64 ac)
 {
@@ -249,7 +249,7 @@ SEM_ONE(xsetbv, xsetbv)
 SEM_ONE(rdpkru, rdpkru)
 SEM_ONE(wrpkru, wrpkru)
 
-/* --- RDRAND, RDSEED: the host's, tried often enough that a failure says something -------------------------------------- */
+/* --- RDRAND, RDSEED: the host's, tried often enough that a failure says something ----------------- */
 
 #define HOST_RANDOM(insn)                                                                  \
 	static bool host_##insn(u64 *v)                                                    \

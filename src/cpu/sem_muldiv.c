@@ -148,7 +148,7 @@ static ALWAYS_INLINE void cwd_body(struct cpu *c, const struct insn *i, unsigned
 SEM_WDQ(cbw, cbw_body)
 SEM_WDQ(cwd, cwd_body)
 
-/* --- Decimal adjustment (SDM vol. 2, DAA to AAD): not in 64-bit code, so the host cannot do it ------------------ */
+/* --- Decimal adjustment (SDM vol. 2, DAA to AAD): not in 64-bit code, so the host cannot do it ---- */
 
 static void set_szp(struct cpu *c, u8 v, u64 others)
 {

@@ -38,7 +38,8 @@ static ALWAYS_INLINE u64 shift(enum shift op, unsigned size, u64 d, unsigned n, 
 	return d;
 }
 
-static ALWAYS_INLINE void shift_e(struct cpu *c, const struct insn *i, unsigned size, bool mem, enum shift op, enum count from)
+static ALWAYS_INLINE void shift_e(struct cpu *c, const struct insn *i, unsigned size, bool mem, enum shift op,
+				  enum count from)
 {
 	unsigned n = count_get(c, i, size, from);
 	u64 fl = c->rflags;
@@ -99,7 +100,8 @@ static ALWAYS_INLINE u64 shift2(bool right, unsigned size, u64 d, u64 s, unsigne
 	return d;
 }
 
-static ALWAYS_INLINE void shift2_eg(struct cpu *c, const struct insn *i, unsigned size, bool mem, bool right, enum count from)
+static ALWAYS_INLINE void shift2_eg(struct cpu *c, const struct insn *i, unsigned size, bool mem, bool right,
+				    enum count from)
 {
 	unsigned n = count_get(c, i, size, from);
 	u64 s = g_get(c, i, size), fl = c->rflags;

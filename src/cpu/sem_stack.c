@@ -38,7 +38,7 @@ SEM_WDQ(push_i, push_i_body)
 SEM_WDQ(pop_r, pop_r_body)
 SEM_ONE(pop_m, pop_m)
 
-/* --- Segment registers --------------------------------------------------------------------------------------- */
+/* --- Segment registers ---------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE void push_seg(struct cpu *c, const struct insn *i, enum seg_reg seg)
 {
@@ -75,7 +75,7 @@ static void push_cs(struct cpu *c, const struct insn *i)
 
 SEM_ONE(push_cs, push_cs)
 
-/* --- Flags ------------------------------------------------------------------------------------------------------ */
+/* --- Flags ---------------------------------------------------------------------------------------- */
 
 static void pushf(struct cpu *c, const struct insn *i)
 {
@@ -109,7 +109,7 @@ static void popf(struct cpu *c, const struct insn *i)
 SEM_ONE(pushf, pushf)
 SEM_ONE(popf, popf)
 
-/* --- PUSHA, POPA, ENTER, LEAVE --------------------------------------------------------------------------------------- */
+/* --- PUSHA, POPA, ENTER, LEAVE -------------------------------------------------------------------- */
 
 static void pusha(struct cpu *c, const struct insn *i)
 {

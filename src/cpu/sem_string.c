@@ -44,7 +44,7 @@ static ALWAYS_INLINE u64 dst_la(struct cpu *c, const struct insn *i, unsigned si
 	return seg_la(c, SEG_ES, reg_at(c, i, RDI), size, acc);
 }
 
-/* --- The REP loop -------------------------------------------------------------------------------------------- */
+/* --- The REP loop --------------------------------------------------------------------------------- */
 
 /*
  * How many elements may go without a look around: one where each is traced, else what is left, bounded so that a
@@ -130,7 +130,7 @@ static void *dest_chunk(struct cpu *c, const struct insn *i, unsigned size, u64 
 	return *n ? mem_host(c, SEG_ES, la, *n * size, acc) : NULL;
 }
 
-/* --- MOVS, STOS, LODS -------------------------------------------------------------------------------------------- */
+/* --- MOVS, STOS, LODS ----------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE u64 movs_one(struct cpu *c, const struct insn *i, unsigned size)
 {
@@ -190,7 +190,7 @@ static ALWAYS_INLINE u64 lods_one(struct cpu *c, const struct insn *i, unsigned 
 	return 1;
 }
 
-/* --- CMPS, SCAS: the flags are those of the last comparison -------------------------------------------------------- */
+/* --- CMPS, SCAS: the flags are those of the last comparison --------------------------------------- */
 
 static ALWAYS_INLINE void compared(struct cpu *c, const struct insn *i, unsigned size, u64 a, u64 b, bool *more)
 {
@@ -255,7 +255,7 @@ static ALWAYS_INLINE u64 scas_chunk(struct cpu *c, const struct insn *i, unsigne
 	return k;
 }
 
-/* --- INS, OUTS: one element at a time ----------------------------------------------------------------------------- */
+/* --- INS, OUTS: one element at a time ------------------------------------------------------------- */
 
 static ALWAYS_INLINE u64 ins_one(struct cpu *c, const struct insn *i, unsigned size)
 {
@@ -276,7 +276,7 @@ static ALWAYS_INLINE u64 outs_one(struct cpu *c, const struct insn *i, unsigned 
 	return 1;
 }
 
-/* --- The functions of each size -------------------------------------------------------------------------------------- */
+/* --- The functions of each size ------------------------------------------------------------------- */
 
 #define STRING_FN(name, size, has_chunk, one_call, chunk_call)                                                \
 	static u64 name##_one_##size(struct cpu *c, const struct insn *i, u64 n, bool *more)                   \
@@ -298,7 +298,8 @@ static ALWAYS_INLINE u64 outs_one(struct cpu *c, const struct insn *i, unsigned 
 
 #define STRING_1(name, size) STRING_FN(name, size, false, name##_one(c, i, size), 0)
 #define STRING_2(name, size) STRING_FN(name, size, true, name##_one(c, i, size), name##_chunk(c, i, size, n))
-#define STRING_3(name, size) STRING_FN(name, size, true, name##_one(c, i, size, more), name##_chunk(c, i, size, n, more))
+#define STRING_3(name, size)                                                                                   \
+	STRING_FN(name, size, true, name##_one(c, i, size, more), name##_chunk(c, i, size, n, more))
 #define STRING(name, FN) FN(name, 1) FN(name, 2) FN(name, 4) FN(name, 8) STRING_SEM(name)
 
 STRING(movs, STRING_2)

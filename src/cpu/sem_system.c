@@ -14,7 +14,7 @@ static void umip_check(struct cpu *c)
 		raise_gp0(c);
 }
 
-/* --- Control and debug registers ----------------------------------------------------------------------------- */
+/* --- Control and debug registers ------------------------------------------------------------------ */
 
 static void mov_from_cr(struct cpu *c, const struct insn *i)
 {
@@ -93,7 +93,7 @@ SEM_ONE(clts, clts)
 SEM_ONE(lmsw, lmsw)
 SEM_ONE(smsw, smsw)
 
-/* --- Descriptor tables ------------------------------------------------------------------------------------------ */
+/* --- Descriptor tables ---------------------------------------------------------------------------- */
 
 static void store_table(struct cpu *c, const struct insn *i, const struct dtable *t)
 {
@@ -184,7 +184,7 @@ SEM_ONE(str, str)
 SEM_ONE(lldt, lldt)
 SEM_ONE(ltr, ltr)
 
-/* --- Segment registers and selectors ---------------------------------------------------------------------------- */
+/* --- Segment registers and selectors -------------------------------------------------------------- */
 
 static void mov_to_seg(struct cpu *c, const struct insn *i)
 {
@@ -275,7 +275,7 @@ SEM_ONE(lar, lar)
 SEM_ONE(lsl, lsl)
 SEM_ONE(arpl, arpl)
 
-/* --- TLB and caches -------------------------------------------------------------------------------------------------- */
+/* --- TLB and caches ------------------------------------------------------------------------------- */
 
 /* No segment checks: the operand is an address, not accessed. */
 static u64 address_operand(const struct cpu *c, const struct insn *i)
@@ -341,7 +341,7 @@ SEM_ONE(clflush, clflush)
 SEM_ONE(clzero, clzero)
 SEM_ONE(fence, fence)
 
-/* --- Interrupts and halts --------------------------------------------------------------------------------------------- */
+/* --- Interrupts and halts ------------------------------------------------------------------------- */
 
 /* Without virtual-interrupt extensions IOPL decides (SDM vol. 2, CLI, STI). */
 static void if_check(struct cpu *c)

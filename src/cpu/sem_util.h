@@ -62,7 +62,7 @@
 /* One function for every size and form. */
 #define SEM_ONE(name, f) const struct sem sem_##name = SEM1(f);
 
-/* --- Operands ----------------------------------------------------------------------------------------- */
+/* --- Operands ------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE u64 size_mask(unsigned size)
 {
@@ -107,7 +107,7 @@ static ALWAYS_INLINE void g_set(struct cpu *c, const struct insn *i, unsigned si
 	gpr_set(c, i->reg_off, size, v);
 }
 
-/* --- Read-modify-write of memory -------------------------------------------------------------------------- */
+/* --- Read-modify-write of memory ------------------------------------------------------------------ */
 
 /*
  * The way of operands that cross a page or are MMIO: rmw_begin() reads, with every check of the write done, and
@@ -178,7 +178,7 @@ static ALWAYS_INLINE bool host_cmpxchg(void *p, unsigned size, u64 *old, u64 nex
 		}                                                                          \
 	} while (0)
 
-/* --- Flags ------------------------------------------------------------------------------------------------- */
+/* --- Flags ---------------------------------------------------------------------------------------- */
 
 /* Ends an asm whose flags are wanted: SF, ZF, AF, PF, CF to AH, OF to AL. */
 #define SAVE_FLAGS_ASM "\n\tlahf\n\tseto %%al"
@@ -275,7 +275,7 @@ static ALWAYS_INLINE bool condition(u64 f, unsigned cc)
 	X(0, o) X(1, no) X(2, b) X(3, nb) X(4, z) X(5, nz) X(6, be) X(7, nbe) X(8, s) X(9, ns) X(10, p) X(11, np) \
 	X(12, l) X(13, nl) X(14, le) X(15, nle)
 
-/* --- Privilege ----------------------------------------------------------------------------------------------- */
+/* --- Privilege ------------------------------------------------------------------------------------ */
 
 static inline unsigned iopl(const struct cpu *c)
 {
