@@ -17,6 +17,12 @@ static bool starts(const struct insn_row *r, const char *prefix)
 	return !strncmp(r->name, prefix, strlen(prefix));
 }
 
+/* Outside of 64-bit code VEX.W chooses nothing here, and AMD's processors then do not take 1. */
+static bool w_matters(const struct insn_row *r)
+{
+	return starts(r, "vpextr") || starts(r, "vpinsr");
+}
+
 const char *row_excluded(const struct insn_row *r)
 {
 	static const struct {
@@ -44,6 +50,8 @@ const char *row_excluded(const struct insn_row *r)
 	for (unsigned n = 0; n < ARRAY_SIZE(excluded); n++)
 		if (named(r, excluded[n].name))
 			return excluded[n].why;
+	if (w_matters(r) && r->w == W_1 && r->modes == IN_16_32 && cpuid_host_amd())
+		return "#UD on AMD's processors";
 	if (named(r, "nop") && r->map == 1 && r->opcode == 0x0d && cpuid_host_amd())
 		return "#UD on AMD's processors";
 	return NULL;
@@ -161,10 +169,11 @@ static struct prefixes pick_prefixes(const struct insn_row *r, const struct shap
 		p.p66 = sized && rng_chance(4);
 		break;
 	case PP_ANY:
-		p.p66 = !(r->attr & A_F64) && rng_chance(sized || r->attr & A_D64 ? 3 : 20);
+		/* How much MOVSXD with a 16-bit register reads depends on the processor. */
+		p.p66 = !(r->attr & A_F64) && !named(r, "movsxd") && rng_chance(sized || r->attr & A_D64 ? 3 : 20);
 		if (r->attr & (A_REP | A_REPZ))
 			p.rep = rng_chance(3) ? 0 : r->attr & A_REPZ && (rng() & 1) ? 0xf2 : 0xf3;
-		else if (rng_chance(100) && r->class_ != CLASS_END) /* they change branches on a count in ways not documented */
+		else if (rng_chance(100) && r->class_ != CLASS_END && !named(r, "xchg")) /* PAUSE; branches on a count in odd ways */
 			p.rep = rng() & 1 ? 0xf2 : 0xf3;
 		break;
 	}
@@ -220,7 +229,7 @@ static void pick_fields(struct form *f, const struct shape *s)
 	if (r->space == ENC_LEGACY)
 		f->w = f->bits == 64 && (r->w == W_1 || (w_free && rng_chance(3)));
 	else
-		f->w = r->w == W_1 || (w_free && (rng() & 1));
+		f->w = r->w == W_1 || (w_free && (rng() & 1) && !(f->bits == 32 && w_matters(r)));
 	if (r->l == L_ANY)
 		f->l = rng_below(r->space == ENC_EVEX ? 3 : 2);
 	else if (r->l == L_IG)
@@ -244,7 +253,7 @@ static void pick_fields(struct form *f, const struct shape *s)
 		f->aaa = r->attr & A_MASK && !rng_chance(3) ? rng_below(8) : rng_chance(100) ? rng_below(8) : 0;
 		if ((r->attr & A_VSIB) && !rng_chance(50))
 			f->aaa |= 1;
-		f->z = f->aaa ? rng_chance(3) : rng_chance(100);
+		f->z = f->aaa && rng_chance(3);
 		f->rc = rng_below(4);
 	}
 }
@@ -298,6 +307,14 @@ static void solve_address(struct test_case *t, struct form *f, u64 ea)
 		f->disp = (s64)(s32)(ea - (f->index != BASE_NONE && !f->vsib ? gpr[f->index] << f->scale : 0));
 }
 
+/* Several accesses to the stack: which one faults first, and what is done by then, is the processor's choice. */
+static bool stack_order(const struct insn_row *r)
+{
+	return named(r, "ret") || starts(r, "iret") || named(r, "call") || starts(r, "pusha") || starts(r, "popa") ||
+	       (starts(r, "pop") && operand_info[r->operand[0]].kind != OK_E && operand_info[r->operand[0]].kind != OK_Z &&
+		!starts(r, "popf"));
+}
+
 static void pick_disp(struct form *f)
 {
 	u64 r = rng();
@@ -328,6 +345,8 @@ static void pick_addressing(struct test_case *t, struct form *f, const struct pr
 		f->base = f->bits == 64 && (rng() & 1) ? BASE_RIP : BASE_NONE;
 	} else {
 		f->base = rng_below(regs);
+		if (f->base == RSP && stack_order(f->row)) /* RSP is for the stack */
+			f->base = RBX;
 		if (f->vsib || kind < 6) {
 			f->scale = rng_below(4);
 			f->index = f->vsib ? pick_reg(OK_V, f) : rng_below(regs);
@@ -344,7 +363,7 @@ static void pick_addressing(struct test_case *t, struct form *f, const struct pr
 	else {
 		pick_disp(f);
 		if (f->bits == 64 && !p->p67 && f->base != f->index && rng_chance(60))
-			ea ^= 0x0080000000000000; /* not canonical */
+			ea = (ea & ~63ull) ^ 0x0080000000000000; /* not canonical, but aligned: one reason to fault is enough */
 		solve_address(t, f, ea);
 	}
 	if (p->p67 && f->base < 16 && f->base != RSP) /* what lies above 32 bits is not part of the address */
@@ -444,6 +463,8 @@ static void pick_implicit(struct test_case *t, const struct shape *s, const stru
 		gpr[RSI] = pick_target(8);
 	if (s->di || starts(r, "maskmov") || starts(r, "vmaskmovdq"))
 		gpr[RDI] = pick_target(16);
+	if (named(r, "maskmovq")) /* whether a fault comes before the registers turn into MMX ones is the processor's choice */
+		gpr[RDI] = DATA_BASE + rng_below(DATA_RW - 8);
 	if (p->rep && (r->attr & (A_REP | A_REPZ)))
 		gpr[RCX] = rng_chance(3) ? rng_below(300) : rng_below(20);
 	if (p->p67 && p->rep)
@@ -592,7 +613,7 @@ static void indirect_branch(struct test_case *t, const struct form *f)
 {
 	if (t->row->class_ != CLASS_END || !(named(t->row, "jmp") || named(t->row, "call")))
 		return;
-	if (f->has_modrm && !f->mem)
+	if (f->has_modrm && !f->mem && f->rm != RSP)
 		t->in.gpr[f->rm] = rng_chance(30) ? 1ull << 60 : code_target();
 }
 
@@ -623,7 +644,7 @@ void generate(struct test_case *t)
 		f.mem = false;
 	if (r->space == ENC_EVEX) {
 		u32 allowed = f.mem ? A_BCST : A_ER;
-		f.b = r->attr & allowed ? rng() & 1 : rng_chance(100);
+		f.b = r->attr & allowed ? rng() & 1 : f.mem && rng_chance(100);
 	}
 	pick_implicit(t, &s, &p);
 	unsigned opsize = effective_size(&f, p.p66);
@@ -632,11 +653,13 @@ void generate(struct test_case *t)
 	if (r->space == ENC_EVEX && size)
 		f.disp8_scale = s.rm_size >= OS_X1 && s.rm_size <= OS_X8 && !f.b ? 1u << (s.rm_size - OS_X1) : size;
 	u64 target = pick_target(size);
+	if (r->isa == ISA_SHA && cpuid_host_amd())
+		target &= ~15ull; /* AMD's processors do not insist on it */
 	if (f.mem) {
 		tame_indices(t, &f);
 		pick_addressing(t, &f, &p, target);
 	}
-	if (named(r, "ret") || starts(r, "iret")) /* the order of several reads is the processor's choice */
+	if (stack_order(r))
 		t->in.gpr[RSP] = DATA_BASE + 0x400 + (rng() & 0xfff);
 	fill_memory(t, &s, f.mem ? target : t->in.gpr[RSP], size, opsize);
 	indirect_branch(t, &f);

@@ -62,7 +62,10 @@ struct test_case {
 
 /* --- native.c: the host's processor ------------------------------------------------------------------- */
 
-/* Maps the windows; takes the signals. False: this host cannot run the test (reason on stderr). */
+/*
+ * Before and after guest_init(): the interpreter's signal handlers stand between this room's, which come first and
+ * last. False: this host cannot run the test (reason on stderr).
+ */
 bool native_map(void);
 bool native_init(void);
 u8 *native_data(void); /* writable alias of the data pages, DATA_SIZE bytes */

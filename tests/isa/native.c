@@ -74,7 +74,8 @@ static struct outcome *result;
 static gregset_t host_gregs;
 static unsigned runs, ticks_in_run;
 static sigjmp_buf protected_env;
-static volatile bool protecting;
+static volatile bool protecting, chained;
+static struct sigaction guard_action[32]; /* what the interpreter installed */
 
 /* --- Signal frames --------------------------------------------------------------------------------------- */
 
@@ -224,6 +225,12 @@ void native_handler(int sig, siginfo_t *info, ucontext_t *uc)
 		native_next = (struct segs){.fs_base = native_host_fs, .ds = SEL_DS, .es = SEL_DS};
 		if (sig == SIGALRM)
 			return;
+		if (protecting && !chained && guard_action[sig].sa_sigaction) {
+			/* The interpreter's own business first; what it does not know comes back here. */
+			chained = true;
+			sigprocmask(SIG_SETMASK, &uc->uc_sigmask, NULL);
+			guard_action[sig].sa_sigaction(sig, info, uc);
+		}
 		if (protecting)
 			siglongjmp(protected_env, sig);
 		fprintf(stderr, "signal %d at %llx\n", sig, (unsigned long long)uc->uc_mcontext.gregs[REG_RIP]);
@@ -254,6 +261,7 @@ bool native_protected(void (*fn)(void *), void *arg)
 		return false;
 	}
 	protecting = true;
+	chained = false;
 	fn(arg);
 	protecting = false;
 	return true;
@@ -283,22 +291,20 @@ static u8 *map_window(u32 window, u32 base, unsigned size, unsigned ro, int prot
 	return alias;
 }
 
-static bool take_signals(void)
+static bool take_signals(bool again)
 {
 	static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGALRM};
-	static u8 stack[256 << 10];
-	stack_t ss = {.ss_sp = stack, .ss_size = sizeof(stack)};
-	struct sigaction sa = {.sa_flags = SA_SIGINFO | SA_ONSTACK};
-	struct itimerval every = {{1, 0}, {1, 0}};
+	struct sigaction sa = {.sa_flags = SA_SIGINFO | SA_ONSTACK}, old;
 
 	sa.sa_sigaction = native_entry;
 	sigfillset(&sa.sa_mask);
-	if (sigaltstack(&ss, NULL))
-		return false;
-	for (unsigned n = 0; n < ARRAY_SIZE(signals); n++)
-		if (sigaction(signals[n], &sa, NULL))
+	for (unsigned n = 0; n < ARRAY_SIZE(signals); n++) {
+		if (sigaction(signals[n], &sa, &old))
 			return false;
-	return setitimer(ITIMER_REAL, &every, NULL) == 0;
+		if (again && old.sa_sigaction != native_entry)
+			guard_action[signals[n]] = old;
+	}
+	return true;
 }
 
 bool native_map(void)
@@ -310,7 +316,7 @@ bool native_map(void)
 		return false;
 	}
 	memset(code_alias, CODE_FILL, CODE_SIZE);
-	return true;
+	return take_signals(false);
 }
 
 /* Components that the host has enabled, of those that the test handles. */
@@ -324,6 +330,9 @@ u64 native_xcr0(void)
 
 bool native_init(void)
 {
+	static u8 stack[256 << 10];
+	stack_t ss = {.ss_sp = stack, .ss_size = sizeof(stack)};
+	struct itimerval every = {{1, 0}, {1, 0}};
 	u32 a, b, c, d;
 
 	if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE)) {
@@ -340,7 +349,7 @@ bool native_init(void)
 		__cpuid_count(0xd, n, a, b, c, d);
 		offset_of[n] = b;
 	}
-	if (!take_signals()) {
+	if (sigaltstack(&ss, NULL) || !take_signals(true) || setitimer(ITIMER_REAL, &every, NULL)) {
 		perror("signals");
 		return false;
 	}
