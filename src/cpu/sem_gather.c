@@ -134,13 +134,11 @@ static u64 vsib_la(struct cpu *c, const struct insn *i, const struct vsib *v, un
 	return seg_la(c, i->seg, off, v->size, acc);
 }
 
-/* The first element that arrives clears what lies above the vector, even when a later one faults. */
 static void gather_one(struct cpu *c, const struct insn *i, const struct vsib *v, unsigned n)
 {
 	u64 e = mem_read(c, i->seg, vsib_la(c, i, v, n, ACC_READ), v->size);
 
 	memcpy(c->fpu.zmm[i->reg] + n * v->size, &e, v->size);
-	clear_above(c->fpu.zmm[i->reg], v->nr * v->size);
 }
 
 /* An element that is done, loaded or not, loses its mask, so that the instruction goes on where it faulted. */
@@ -178,6 +176,8 @@ static void exec_gather_evex(struct cpu *c, const struct insn *i)
 		if (!(*k >> n & 1))
 			continue;
 		gather_one(c, i, &v, n);
+		/* Each element that arrives is a write of the register, even when a later one faults. */
+		clear_above(c->fpu.zmm[i->reg], vector_bytes(i));
 		*k &= ~BIT64(n);
 	}
 	clear_above(c->fpu.zmm[i->reg], v.nr * v.size);

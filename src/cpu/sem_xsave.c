@@ -26,6 +26,13 @@ static void put_mxcsr(const struct fpu_state *f, u8 *legacy)
 	memcpy(legacy + FX_MXCSR_MASK, &mask, 4);
 }
 
+/* The last byte first, as AMD's processors do. */
+static void probe_area(struct cpu *c, const struct insn *i, u64 la, unsigned size)
+{
+	mem_probe(c, i->seg, la + size - 1, 1, ACC_WRITE);
+	mem_probe(c, i->seg, la, size, ACC_WRITE);
+}
+
 static unsigned xmm_end(const struct cpu *c)
 {
 	return FX_XMM + (c->code_bits == 64 ? 256 : 128);
@@ -53,7 +60,7 @@ static void exec_fxsave(struct cpu *c, const struct insn *i)
 	xcomp_save(&c->fpu, XC_SSE, image, long_mode);
 	narrow_pointers(image, i);
 	put_mxcsr(&c->fpu, image);
-	mem_probe(c, i->seg, la, 512, ACC_WRITE);
+	probe_area(c, i, la, 512);
 	mem_write_block(c, i->seg, la, image, xmm_end(c));
 }
 
@@ -136,7 +143,7 @@ static void xsave(struct cpu *c, const struct insn *i, enum xsave_kind kind)
 	unsigned size = xsave_size(rfbm, compacted);
 	u64 la = xsave_la(c, i, size, ACC_WRITE);
 
-	mem_probe(c, i->seg, la, size, ACC_WRITE);
+	probe_area(c, i, la, size);
 	if (compacted && (rfbm & XF(SSE)) && c->fpu.mxcsr != MXCSR_RESET)
 		xinuse |= XF(SSE);
 	if (kind != XSAVE_PLAIN)
