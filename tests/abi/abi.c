@@ -116,6 +116,21 @@ void abi_load(struct abi_vm *m, int vcpu, const u8 *code, size_t size)
 	ioc_ok(vcpu, KVM_SET_REGS, &regs);
 }
 
+void abi_flat_ds(struct abi_vm *m, int vcpu)
+{
+	struct kvm_sregs sregs;
+
+	ioc_ok(vcpu, KVM_GET_SREGS, &sregs);
+	sregs.ds.limit = 0xffffffff;
+	sregs.ds.g = 1;
+	ioc_ok(vcpu, KVM_SET_SREGS, &sregs);
+}
+
+void abi_vector(struct abi_vm *m, unsigned n, u16 offset)
+{
+	memcpy(m->mem + n * 4, &(u32){offset}, 4);
+}
+
 void abi_run(struct abi_vm *m, u32 reason)
 {
 	long r = ioc(m->vcpu, KVM_RUN, 0);

@@ -75,6 +75,10 @@ int abi_set_memory(struct abi_vm *m, u32 slot, u32 flags, u64 gpa, u64 size, voi
 #define ABI_LOAD(m, name) abi_load(m, (m)->vcpu, name, (size_t)(name##_end - name))
 void abi_load(struct abi_vm *m, int vcpu, const u8 *code, size_t size);
 
+/* Lets DS reach all 4 GiB in real mode, and points vector @n of the interrupt table to @offset of segment 0. */
+void abi_flat_ds(struct abi_vm *m, int vcpu);
+void abi_vector(struct abi_vm *m, unsigned n, u16 offset);
+
 /* KVM_RUN that must end with @reason. */
 void abi_run(struct abi_vm *m, u32 reason);
 /* Runs until the guest writes to port @port; fails on any other exit. Returns the value. */
