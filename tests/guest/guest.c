@@ -2,9 +2,8 @@
 
 trap_fn *trap_table[256];
 volatile struct trap_record trap_last;
-volatile u64 trap_resume;
+volatile u64 trap_resume, trap_stack[2];
 struct tss64 tss;
-extern struct { u64 low, high; } idt[256];
 extern volatile u32 cpus_started;
 
 static u8 ist_stack[8192] __attribute__((aligned(16)));
@@ -81,6 +80,7 @@ void trap_handler(struct frame *f)
 		trap_last.cr2 = read_cr2();
 		trap_last.rip = f->rip;
 		trap_last.rflags = f->rflags;
+		*(struct frame *)&trap_last.frame = *f;
 		f->rip = trap_resume;
 		trap_resume = 0;
 		return;
@@ -101,7 +101,8 @@ void idt_set(int vector, void *handler, int type, int dpl, int ist)
 {
 	u64 h = (u64)handler;
 
-	idt[vector].low = (h & 0xffff) | 0x08ull << 16 | (u64)ist << 32 | (u64)(0x80 | dpl << 5 | type) << 40 | (h >> 16 & 0xffff) << 48;
+	idt[vector].low = (h & 0xffff) | 0x08ull << 16 | (u64)ist << 32 | (u64)(0x80 | dpl << 5 | type) << 40 |
+			  (h >> 16 & 0xffff) << 48;
 	idt[vector].high = h >> 32;
 }
 
@@ -140,6 +141,22 @@ void run_user(void (*fn)(void))
 		     "1:"
 		     : : "r"(fn), "r"(user_stack + sizeof(user_stack) - 8)
 		     : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "memory", "cc");
+}
+
+u64 test_pt[512] __attribute__((aligned(4096)));
+
+void test_map(unsigned n, u64 pte)
+{
+	*(volatile u64 *)&test_pt[n] = pte;
+	invlpg(TEST_VA + n * 4096ull);
+}
+
+void test_map_init(void)
+{
+	for (unsigned n = 0; n < 512; n++)
+		test_pt[n] = (TEST_PHYS + n * 4096ull) | PG_P | PG_W | PG_U;
+	boot_pd[512] = (u64)test_pt | PG_P | PG_W | PG_U;
+	write_cr3(read_cr3());
 }
 
 void apic_enable(void)

@@ -40,20 +40,26 @@ extern trap_fn *trap_table[256];
 struct trap_record {
 	bool taken;
 	u64 vector, error, cr2, rip, rflags;
+	struct frame frame; /* as the handler found it */
 };
 extern volatile struct trap_record trap_last;
 extern volatile u64 trap_resume;
 
+extern volatile u64 trap_stack[2];
+
 /*
- * Executes one asm statement; an exception in it is recorded in trap_last and execution goes on behind it.
- * The statement may use RAX, RCX, RDX and R11 freely; its inputs go in others. EXPECT("ud2") then check_eq(trap_last.vector, 6, ...).
+ * Executes one asm statement; an exception in it is recorded in trap_last and execution goes on behind it, with RSP and
+ * RBP as they were before. The statement may use RAX, RCX, RDX and R11 freely; its inputs go in others.
+ * EXPECT("ud2") then check_eq(trap_last.vector, 6, ...).
  */
 #define EXPECT(insns, ...)                                                                                             \
 	do {                                                                                                          \
 		trap_last.taken = false;                                                                              \
 		trap_last.vector = ~0ull;                                                                             \
-		asm volatile("leaq 771f(%%rip), %%r11; movq %%r11, trap_resume(%%rip)\n" insns                        \
-			     "\n771: movq $0, trap_resume(%%rip)"                                                     \
+		asm volatile("leaq 771f(%%rip), %%r11; movq %%r11, trap_resume(%%rip)\n"                              \
+			     "movq %%rsp, trap_stack(%%rip); movq %%rbp, trap_stack+8(%%rip)\n" insns                 \
+			     "\n771: movq trap_stack(%%rip), %%rsp; movq trap_stack+8(%%rip), %%rbp\n"                 \
+			     "movq $0, trap_resume(%%rip)"                                                            \
 			     : : __VA_ARGS__ : "rax", "rcx", "rdx", "r11", "memory", "cc");                             \
 	} while (0)
 
@@ -74,12 +80,31 @@ static inline void write_cr3(u64 v) { asm volatile("mov %0, %%cr3" : : "r"(v) : 
 static inline void write_cr4(u64 v) { asm volatile("mov %0, %%cr4" : : "r"(v) : "memory"); }
 static inline void invlpg(u64 la) { asm volatile("invlpg (%0)" : : "r"(la) : "memory"); }
 static inline void cpuid(u32 f, u32 x, u32 out[4]) { asm volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3]) : "a"(f), "c"(x)); }
+static inline void cli(void) { asm volatile("cli" : : : "memory"); }
+static inline void sti(void) { asm volatile("sti" : : : "memory"); }
 static inline void pause(void) { asm volatile("pause" : : : "memory"); }
 
 extern u64 gdt[];
 extern u64 boot_pml4[512], boot_pdpt[512], boot_pd[2048];
 extern u8 trap_stubs[];
+extern struct idt_gate { u64 low, high; } idt[256];
+extern u8 idt_ptr[10];
 void idt_set(int vector, void *handler, int type, int dpl, int ist);
+
+/* Linear addresses with page tables of their own: test_map() gives page @n of the 2 MiB at TEST_VA the entry @pte. */
+#define TEST_VA 0x40000000ull
+#define TEST_PHYS 0x1000000ull /* RAM that nobody uses */
+#define PG_P 1ull
+#define PG_W 2ull
+#define PG_U 4ull
+#define PG_A 0x20ull
+#define PG_D 0x40ull
+#define PG_PS 0x80ull
+#define PG_G 0x100ull
+#define PG_NX (1ull << 63)
+extern u64 test_pt[512];
+void test_map_init(void); /* all pages mapped to TEST_PHYS and up, P W U */
+void test_map(unsigned n, u64 pte);
 
 /* A 64-bit TSS with RSP0 and IST1, loaded in TR by guest_init(). */
 struct tss64 {
