@@ -82,16 +82,14 @@ void device_write(struct device *d, unsigned region, u64 offset, unsigned size, 
 	pthread_mutex_unlock(&d->lock);
 }
 
-size_t device_input(struct device *d, const u8 *data, size_t n)
+void device_input(struct device *d)
 {
 	if (!d->ops->input)
-		return n;
+		return;
 	pthread_mutex_lock(&d->lock);
-	size_t taken = d->ops->input(d, data, n);
-
+	d->ops->input(d);
 	settle(d, false);
 	pthread_mutex_unlock(&d->lock);
-	return taken;
 }
 
 void device_tick(struct device *d)

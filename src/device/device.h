@@ -44,8 +44,8 @@ struct device_ops {
 	 * called after every access, since an access may move the deadline. NULL: the device keeps no time.
 	 */
 	u64 (*tick)(struct device *d, u64 now_ns);
-	/* Console input for the device. Returns how many bytes it took; the rest waits for board_input_room(). */
-	size_t (*input)(struct device *d, const u8 *data, size_t n);
+	/* The console has keys: the device takes what it has room for by console_read(), now and when it has room again. */
+	void (*input)(struct device *d);
 	void (*fini)(struct device *d);
 };
 
@@ -67,7 +67,8 @@ struct board;
 struct board_ops {
 	void (*set_irq)(struct board *b, unsigned gsi, unsigned source, bool level);
 	void (*console_write)(struct board *b, const u8 *data, size_t n);
-	void (*input_room)(struct board *b); /* the console's device can take input again */
+	/* Takes up to @n keys. Returns how many there were. */
+	size_t (*console_read)(struct board *b, u8 *data, size_t n);
 	u64 (*monotonic_ns)(struct board *b);
 	u64 (*wall_ns)(struct board *b); /* since 1970, UTC */
 	/* device_tick() is wanted at monotonic time @deadline_ns, in place of any time asked for before. */
@@ -109,7 +110,7 @@ void device_fini(struct device *d);
 /* The doors for the bus and for the machine's threads: each takes the device's lock and settles its deadline. */
 u64 device_read(struct device *d, unsigned region, u64 offset, unsigned size);
 void device_write(struct device *d, unsigned region, u64 offset, unsigned size, u64 value);
-size_t device_input(struct device *d, const u8 *data, size_t n);
+void device_input(struct device *d);
 /* Runs what is due by now: the answer to set_deadline(). */
 void device_tick(struct device *d);
 

@@ -67,11 +67,6 @@ static unsigned rx_trigger(const struct uart *u)
 	return u->fcr & FCR_ENABLE ? level[u->fcr >> 6] : 1;
 }
 
-static bool accepts_input(const struct uart *u)
-{
-	return (u->mcr & (MCR_RTS | MCR_LOOP)) == MCR_RTS && u->count < rx_capacity(u);
-}
-
 /* The highest interrupt pending, in the order of the data sheet's table IV. */
 static unsigned pending(const struct uart *u)
 {
@@ -112,6 +107,20 @@ static u8 rx_pop(struct uart *u)
 	u->head = (u->head + 1) % FIFO_SIZE;
 	u->count--;
 	return byte;
+}
+
+/* Lets the other end send what there is room for. */
+static void receive(struct device *d)
+{
+	struct uart *u = d->state;
+	u8 keys[FIFO_SIZE];
+
+	if (!d->console || (u->mcr & (MCR_RTS | MCR_LOOP)) != MCR_RTS || u->count >= rx_capacity(u))
+		return;
+	size_t n = d->board->ops->console_read(d->board, keys, rx_capacity(u) - u->count);
+
+	for (size_t i = 0; i < n; i++)
+		rx_push(u, keys[i]);
 }
 
 /* The modem inputs: a terminal that is always there, or in loopback the modem outputs. */
@@ -155,7 +164,6 @@ static void uart_write(struct device *d, unsigned region, u64 offset, unsigned s
 {
 	struct uart *u = d->state;
 	u8 v = (u8)value;
-	bool took_input = accepts_input(u);
 
 	switch (offset) {
 	case RBR_THR:
@@ -182,19 +190,16 @@ static void uart_write(struct device *d, unsigned region, u64 offset, unsigned s
 		break;
 	case SCR: u->scr = v; break;
 	}
+	if (offset == MCR || offset == IIR_FCR)
+		receive(d); /* RTS may have come, or room */
 	update_irq(d);
-	if (d->console && !took_input && accepts_input(u))
-		d->board->ops->input_room(d->board);
 }
 
 static u8 read_rbr(struct device *d)
 {
-	struct uart *u = d->state;
-	bool took_input = accepts_input(u);
-	u8 byte = rx_pop(u);
+	u8 byte = rx_pop(d->state);
 
-	if (d->console && !took_input && accepts_input(u))
-		d->board->ops->input_room(d->board);
+	receive(d);
 	return byte;
 }
 
@@ -228,16 +233,10 @@ static u64 uart_read(struct device *d, unsigned region, u64 offset, unsigned siz
 	return v;
 }
 
-static size_t uart_input(struct device *d, const u8 *data, size_t n)
+static void uart_input(struct device *d)
 {
-	struct uart *u = d->state;
-	size_t taken = 0;
-
-	while (taken < n && accepts_input(u))
-		rx_push(u, data[taken++]);
-	if (taken)
-		update_irq(d);
-	return taken;
+	receive(d);
+	update_irq(d);
 }
 
 static void uart_reset(struct device *d)

@@ -45,26 +45,20 @@ static void board_console_write(struct board *b, const u8 *data, size_t n)
 }
 
 /* Runs on the timer thread: the device may be waiting for a slow terminal, which the main thread must not. */
-static void feed_console(struct timer *t)
+static void keys_arrived(struct timer *t)
 {
-	struct machine *m = container_of(t, struct machine, input_timer);
-	size_t seen, taken;
-	u8 keys[64];
-
-	do {
-		seen = console_peek(&m->console, keys, sizeof(keys));
-		taken = seen ? device_input(m->console_device, keys, seen) : 0;
-		if (console_take(&m->console, taken) && taken)
-			machine_wake(m); /* room to read standard input again */
-	} while (taken && taken == seen);
+	device_input(container_of(t, struct machine, input_timer)->console_device);
 }
 
-static void board_input_room(struct board *b)
+static size_t board_console_read(struct board *b, u8 *data, size_t n)
 {
 	struct machine *m = machine_of(b);
+	bool half;
 
-	if (console_space(&m->console) < CONSOLE_QUEUE)
-		timer_arm(m->timers, &m->input_timer, timer_now());
+	n = console_get(&m->console, data, n, &half);
+	if (half)
+		machine_wake(m); /* it may have stopped reading standard input */
+	return n;
 }
 
 static u64 board_monotonic_ns(struct board *b)
@@ -100,7 +94,7 @@ static void board_stop_run(struct board *b, enum stop_reason why, int status)
 const struct board_ops machine_board_ops = {
 	.set_irq = board_set_irq,
 	.console_write = board_console_write,
-	.input_room = board_input_room,
+	.console_read = board_console_read,
 	.monotonic_ns = board_monotonic_ns,
 	.wall_ns = board_wall_ns,
 	.set_deadline = board_set_deadline,
@@ -112,7 +106,7 @@ void machine_board_init(struct machine *m)
 	m->board.ops = &machine_board_ops;
 	m->board.ram_low = m->ram.range[0].size;
 	m->board.ram_high = m->ram.nr > 1 ? m->ram.range[1].size : 0;
-	m->input_timer.fn = feed_console;
+	m->input_timer.fn = keys_arrived;
 	for (unsigned i = 0; i < MACHINE_MAX_DEVICES; i++)
 		m->device_timers[i] = (struct device_timer){{.fn = device_timer_fired}, &m->devices[i]};
 }

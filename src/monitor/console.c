@@ -31,24 +31,17 @@ size_t console_put(struct console *c, const u8 *data, size_t n)
 	return n;
 }
 
-size_t console_peek(struct console *c, u8 *data, size_t n)
+size_t console_get(struct console *c, u8 *data, size_t n, bool *half)
 {
 	pthread_mutex_lock(&c->lock);
+	bool was_above = c->count > CONSOLE_QUEUE / 2;
+
 	n = MIN(n, c->count);
 	for (size_t i = 0; i < n; i++)
 		data[i] = c->queue[(c->head + i) % CONSOLE_QUEUE];
-	pthread_mutex_unlock(&c->lock);
-	return n;
-}
-
-bool console_take(struct console *c, size_t n)
-{
-	pthread_mutex_lock(&c->lock);
-	bool was_full = c->count == CONSOLE_QUEUE;
-
-	n = MIN(n, c->count);
 	c->head = (c->head + (unsigned)n) % CONSOLE_QUEUE;
 	c->count -= (unsigned)n;
+	*half = was_above && c->count <= CONSOLE_QUEUE / 2;
 	pthread_mutex_unlock(&c->lock);
-	return was_full;
+	return n;
 }

@@ -20,9 +20,7 @@ void console_fini(struct console *c);
 size_t console_space(struct console *c);
 /* Puts what fits of @n bytes; returns how many. */
 size_t console_put(struct console *c, const u8 *data, size_t n);
-/* Copies up to @n of the oldest bytes without taking them. */
-size_t console_peek(struct console *c, u8 *data, size_t n);
-/* Takes @n bytes seen before. True when the queue was full. */
-bool console_take(struct console *c, size_t n);
+/* Takes up to @n of the oldest bytes; returns how many. @half: the queue has just become half empty. */
+size_t console_get(struct console *c, u8 *data, size_t n, bool *half);
 
 #endif

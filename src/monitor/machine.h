@@ -87,7 +87,7 @@ struct machine {
 	struct vcpu *vcpus;                 /* [I] */
 
 	struct console console;
-	struct timer input_timer;           /* moves keys from the console to its device */
+	struct timer input_timer;           /* tells the console's device of keys */
 	struct device *console_device;      /* [I] */
 
 	pthread_mutex_t irq_lock;

@@ -16,9 +16,13 @@ static void console_write(struct board *b, const u8 *data, size_t n)
 		test_board.output[test_board.nr_output++] = (char)data[i];
 }
 
-static void input_room(struct board *b)
+static size_t console_read(struct board *b, u8 *data, size_t n)
 {
-	test_board.nr_input_room++;
+	size_t i = 0;
+
+	while (i < n && test_board.keys && *test_board.keys)
+		data[i++] = (u8)*test_board.keys++;
+	return i;
 }
 
 static u64 monotonic_ns(struct board *b)
@@ -47,7 +51,7 @@ void device_create(const struct part *part, u64 wall_s)
 	static const struct board_ops ops = {
 		.set_irq = set_irq,
 		.console_write = console_write,
-		.input_room = input_room,
+		.console_read = console_read,
 		.monotonic_ns = monotonic_ns,
 		.wall_ns = wall_ns,
 		.set_deadline = set_deadline,

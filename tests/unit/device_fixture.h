@@ -11,7 +11,7 @@ struct test_board {
 	unsigned nr_edges;  /* rises of any line */
 	char output[256];
 	size_t nr_output;
-	unsigned nr_input_room;
+	const char *keys; /* not yet taken */
 	u64 deadline;
 	enum stop_reason why;
 	int status;

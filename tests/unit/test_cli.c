@@ -91,24 +91,31 @@ static void test_queue(void **state)
 {
 	static struct console c;
 	u8 data[CONSOLE_QUEUE], back[CONSOLE_QUEUE];
+	bool half;
 
 	console_init(&c);
 	for (size_t i = 0; i < sizeof(data); i++)
 		data[i] = (u8)(i * 7);
 	assert_int_equal(console_put(&c, data, 100), 100);
-	assert_int_equal(console_peek(&c, back, 10), 10);
-	assert_false(console_take(&c, 60));
+	assert_int_equal(console_get(&c, back, 60, &half), 60);
+	assert_memory_equal(back, data, 60);
+	assert_false(half);
 	/* Around the end of the ring, until it is full. */
 	assert_int_equal(console_put(&c, data + 100, sizeof(data) - 100), sizeof(data) - 100);
 	assert_int_equal(console_put(&c, data, 100), 60);
 	assert_int_equal(console_space(&c), 0);
-	assert_int_equal(console_peek(&c, back, sizeof(back)), sizeof(back));
+	assert_int_equal(console_put(&c, data, 1), 0);
+	/* Half empty is told once. */
+	assert_int_equal(console_get(&c, back, CONSOLE_QUEUE / 2 - 1, &half), CONSOLE_QUEUE / 2 - 1);
+	assert_false(half);
+	assert_int_equal(console_get(&c, back + CONSOLE_QUEUE / 2 - 1, 1, &half), 1);
+	assert_true(half);
+	assert_int_equal(console_get(&c, back + CONSOLE_QUEUE / 2, CONSOLE_QUEUE, &half), CONSOLE_QUEUE / 2);
+	assert_false(half);
 	assert_memory_equal(back, data + 60, sizeof(data) - 60);
 	assert_memory_equal(back + sizeof(data) - 60, data, 60);
-	assert_true(console_take(&c, 1));
-	assert_int_equal(console_space(&c), 1);
-	assert_false(console_take(&c, 2 * CONSOLE_QUEUE));
-	assert_int_equal(console_peek(&c, back, 1), 0);
+	assert_int_equal(console_get(&c, back, 1, &half), 0);
+	assert_int_equal(console_space(&c), CONSOLE_QUEUE);
 	console_fini(&c);
 }
 
