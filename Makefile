@@ -102,7 +102,7 @@ list-fuzzers:
 
 test:
 	@tools/setup test
-	@tools/run-tests $B $(JOBS) $(ONLY)
+	@tools/run-tests $B $(JOBS) '$(or $(ONLY),.)'
 
 boot:
 	@tools/setup boot
