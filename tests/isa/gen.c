@@ -469,6 +469,8 @@ static void pick_implicit(struct test_case *t, const struct shape *s, const stru
 		gpr[RCX] = rng_chance(3) ? rng_below(300) : rng_below(20);
 	if (p->p67 && p->rep)
 		gpr[RCX] |= rng() << 32;
+	if (starts(r, "xsave") || starts(r, "xrstor"))
+		gpr[RAX] = rng_chance(4) ? rng() : native_xcr0() & rng();
 	if (named(r, "xlat"))
 		gpr[RBX] = pick_target(256);
 	if (named(r, "leave") || named(r, "enter"))
@@ -523,6 +525,20 @@ static void poke_far(u64 target, unsigned size, bool pointer, bool iret)
 		poke(target + n * size, &part[n], size);
 }
 
+/* An area that FXRSTOR or XRSTOR mostly accepts; what is loaded is whatever lies there. */
+static void poke_state_area(struct test_case *t, u64 target)
+{
+	u32 mxcsr = rng() & 0xffff;
+	u64 header[8] = {rng() & native_xcr0()};
+
+	if (!rng_chance(8))
+		poke(target + 24, &mxcsr, 4);
+	if (rng_chance(8))
+		header[rng_below(8)] = rng() & rng();
+	if (starts(t->row, "xrstor"))
+		poke(target + 512, header, sizeof(header));
+}
+
 /* What lies under the memory operand, or on the stack. */
 static void fill_memory(struct test_case *t, const struct shape *s, u64 target, unsigned size, unsigned opsize)
 {
@@ -551,6 +567,8 @@ static void fill_memory(struct test_case *t, const struct shape *s, u64 target, 
 	} else if (named(r, "ldmxcsr") || named(r, "vldmxcsr")) {
 		v = rng() & (rng_chance(4) ? ~0u : 0xffff);
 		poke(target, &v, 4);
+	} else if (starts(r, "xrstor") || starts(r, "fxrstor")) {
+		poke_state_area(t, target);
 	} else if (size == 10) {
 		poke(target, t->in.x87 + 32 + 16 * rng_below(8), 10);
 	} else if (named(r, "bound")) {
@@ -624,7 +642,9 @@ void generate(struct test_case *t)
 	struct form f = {.row = r, .base = BASE_NONE, .index = BASE_NONE};
 	u8 bytes[32];
 
-	t->bits = r->modes == IN_64 ? 64 : r->modes == IN_16_32 ? 32 : rng_chance(4) ? 32 : 64;
+	t->bits = r->modes == IN_16_32 ? 32 : rng_chance(4) && r->modes != IN_64 ? 32 : 64;
+	if (r->space == ENC_LEGACY && r->w == W_1)
+		t->bits = 64;
 	f.bits = t->bits;
 	t->in.rip = CODE_BASE + 0x800 + rng_below(64);
 	if (rng_chance(40))
@@ -653,6 +673,8 @@ void generate(struct test_case *t)
 	if (r->space == ENC_EVEX && size)
 		f.disp8_scale = s.rm_size >= OS_X1 && s.rm_size <= OS_X8 && !f.b ? 1u << (s.rm_size - OS_X1) : size;
 	u64 target = pick_target(size);
+	if (size == 0 && (starts(r, "xsave") || starts(r, "xrstor")) && !rng_chance(8))
+		target = DATA_BASE + rng_below((DATA_RW - 2560) / 64) * 64;
 	if (r->isa == ISA_SHA && cpuid_host_amd())
 		target &= ~15ull; /* AMD's processors do not insist on it */
 	if (f.mem) {
