@@ -25,6 +25,8 @@ static void cpuid(struct cpu *c, const struct insn *i)
 {
 	u32 out[4];
 
+	if (cpuid_faulting(c))
+		raise_gp0(c);
 	cpuid_execute(c, c->gpr[RAX], c->gpr[RCX], out);
 	c->gpr[RAX] = out[0];
 	c->gpr[RBX] = out[1];
