@@ -290,10 +290,16 @@ static void emit_exit(struct emit *e, const struct thunk *t)
 		if (e->u.g_out & BIT(n))
 			move_gpr(e, n, e->host_gpr[n], STORE);
 	if (t->what & THUNK_X87) {
-		/* FXSAVE does not wait, so it is safe with an exception pending; FNINIT drops that one. */
+		/*
+		 * FXSAVE does not wait, so it is safe with an exception pending. The host gets back its control word, an
+		 * empty stack and no flags (FNINIT would do that too, but is slow).
+		 */
 		CODE(e, "\x48\x0f\xae"); /* fxsave64 */
 		rdi_disp(e, 0, OFF_X87);
-		CODE(e, "\xdb\xe3\x41\xd9\x6b\x1c"); /* fninit; fldcw [r11+28] */
+		CODE(e, "\x80"); /* cmp byte [rdi+..], 0: the flags of FSW */
+		rdi_disp(e, 7, OFF_X87 + FX_FSW);
+		CODE(e, "\x00\x74\x02\xdb\xe2"); /* je over; fnclex */
+		CODE(e, "\x0f\x77\x41\xd9\x6b\x1c"); /* emms; fldcw [r11+28] */
 	}
 	if (t->what & (THUNK_MXCSR | THUNK_X87))
 		CODE(e, "\x41\x0f\xae\x53\x18"); /* ldmxcsr [r11+24] */
