@@ -226,6 +226,23 @@ static int load_image(const char *path, unsigned char *ram)
 	return n ? 0 : -EINVAL;
 }
 
+/* As a PC is wired: GSI 0 to 15 at the two 8259s, all at the IOAPIC, the 8254's GSI 0 at its pin 2. */
+static int set_routing(struct machine *m)
+{
+	static struct { struct kvm_irq_routing r; struct kvm_irq_routing_entry e[48]; } table;
+	struct kvm_irq_routing_entry *e = table.e;
+
+	for (unsigned gsi = 0; gsi < 16; gsi++)
+		*e++ = (struct kvm_irq_routing_entry){.gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP,
+			.u.irqchip = {.irqchip = gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, .pin = gsi & 7}};
+	for (unsigned gsi = 0; gsi < 24; gsi++)
+		if (gsi != 2)
+			*e++ = (struct kvm_irq_routing_entry){.gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP,
+				.u.irqchip = {.irqchip = KVM_IRQCHIP_IOAPIC, .pin = gsi ? gsi : 2}};
+	table.r.nr = (unsigned)(e - table.e);
+	return (int)m->kvm->ioctl(m->vm, KVM_SET_GSI_ROUTING, &table);
+}
+
 static int machine_create(struct machine *m, const char *image)
 {
 	int sys = m->kvm->open();
@@ -248,6 +265,8 @@ static int machine_create(struct machine *m, const char *image)
 	r = (int)m->kvm->ioctl(m->vm, KVM_SET_USER_MEMORY_REGION, &region);
 	if (!r)
 		r = (int)m->kvm->ioctl(m->vm, KVM_CREATE_IRQCHIP, NULL);
+	if (!r)
+		r = set_routing(m);
 	if (!r)
 		r = (int)m->kvm->ioctl(m->vm, KVM_CREATE_PIT2, &pit);
 	return r;
