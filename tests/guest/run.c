@@ -260,7 +260,7 @@ static int machine_create(struct machine *m, const char *image)
 	if (m->vm < 0)
 		return m->vm;
 	struct kvm_userspace_memory_region region = {.memory_size = RAM_SIZE, .userspace_addr = (unsigned long)ram};
-	struct kvm_pit_config pit = {0};
+	struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
 	m->kvm->ioctl(m->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000ul);
 	r = (int)m->kvm->ioctl(m->vm, KVM_SET_USER_MEMORY_REGION, &region);
 	if (!r)
