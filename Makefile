@@ -106,7 +106,7 @@ test:
 
 boot:
 	@tools/setup boot
-	@$(MAKE) -q all 2>/dev/null || echo "building anykvm"
+	@$(MAKE) -q --no-print-directory all >/dev/null 2>/dev/null || echo "building anykvm"
 	@$(MAKE) --no-print-directory -s -j$(JOBS) all
 	@tools/boot $B
 
