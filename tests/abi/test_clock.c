@@ -2,8 +2,8 @@
 #include "abi.h"
 
 #include <pthread.h>
-#include <stdio.h>
 #include <sched.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -245,7 +245,7 @@ GUEST16(idle_out, "1: outb %al, $0x10; jmp 1b");
 
 static void *burn(void *stop)
 {
-	while (!*(volatile bool *)stop)
+	while (!*(_Atomic bool *)stop)
 		;
 	return NULL;
 }
@@ -265,7 +265,7 @@ static u64 run_delay(void)
 static void test_steal_time(void **state)
 {
 	struct abi_vm *m = *state;
-	volatile bool stop = false;
+	_Atomic bool stop = false;
 	u64 *steal = (u64 *)(m->mem + 0x3000);
 	cpu_set_t one, all;
 	pthread_t t;
