@@ -198,7 +198,9 @@ bool outcomes_differ(const struct test_case *t, const struct outcome *host, cons
 void print_case(const struct test_case *t)
 {
 	ZydisDisassembledInstruction d;
-	ZydisMachineMode mode = t->bits == 64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32;
+	ZydisMachineMode mode = t->bits == 64	? ZYDIS_MACHINE_MODE_LONG_64
+				: t->bits == 32 ? ZYDIS_MACHINE_MODE_LEGACY_32
+						: ZYDIS_MACHINE_MODE_LEGACY_16;
 	bool ok = ZYAN_SUCCESS(ZydisDisassembleIntel(mode, t->in.rip, t->bytes, t->len, &d));
 
 	printf("#   %u-bit at %llx:", t->bits, (unsigned long long)t->in.rip);

@@ -83,16 +83,25 @@ static void put_evex(struct out *o, const struct form *f)
 	put(o, f->z << 7 | (f->b && !f->mem ? f->rc : f->l) << 5 | f->b << 4 | (!v2) << 3 | f->aaa, 1);
 }
 
-/* 16-bit forms are only made without base and index. */
+/* SDM vol. 2, table 2-1. */
+static unsigned rm16(const struct form *f)
+{
+	if (f->index != BASE_NONE)
+		return (f->base == RBP ? 2 : 0) | (f->index == RDI);
+	return f->base == RSI ? 4 : f->base == RDI ? 5 : f->base == RBX ? 7 : 6;
+}
+
 static void put_mem(struct out *o, const struct form *f, unsigned *disp_at)
 {
 	unsigned reg = (f->reg & 7) << 3;
 	unsigned mod = f->disp_bytes == 1 ? 1 : f->disp_bytes ? 2 : 0;
 
 	if (f->addr16) {
-		put(o, reg | 6, 1);
-		*disp_at = o->n;
-		put(o, (u64)f->disp, 2);
+		put(o, (f->base == BASE_NONE ? 0 : mod << 6) | reg | rm16(f), 1);
+		if (f->base != BASE_NONE && f->disp_bytes == 1)
+			put(o, (u64)(f->disp / (s64)f->disp8_scale), 1);
+		else
+			put(o, (u64)f->disp, f->base == BASE_NONE ? 2 : f->disp_bytes);
 		return;
 	}
 	if (f->base == BASE_RIP) {
@@ -104,7 +113,7 @@ static void put_mem(struct out *o, const struct form *f, unsigned *disp_at)
 	bool sib = f->index != BASE_NONE || f->base == BASE_NONE || (f->base & 7) == 4;
 	if (f->base == BASE_NONE)
 		mod = 0;
-	if (sib && f->base == BASE_NONE && f->index == BASE_NONE && f->bits == 32) {
+	if (sib && f->base == BASE_NONE && f->index == BASE_NONE && f->bits != 64) {
 		put(o, reg | 5, 1); /* the short form; in 64-bit code that is RIP-relative */
 	} else if (sib) {
 		unsigned index = f->index == BASE_NONE ? 4 : f->index & 7;

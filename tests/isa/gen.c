@@ -17,7 +17,7 @@ static bool starts(const struct insn_row *r, const char *prefix)
 	return !strncmp(r->name, prefix, strlen(prefix));
 }
 
-/* Outside of 64-bit code VEX.W chooses nothing here, and AMD's processors then do not take 1. */
+/* Outside of 64-bit code VEX.W chooses nothing here, but AMD's processors do not take 1. */
 static bool w_matters(const struct insn_row *r)
 {
 	return starts(r, "vpextr") || starts(r, "vpinsr");
@@ -127,7 +127,7 @@ static unsigned operand_bytes(unsigned size, const struct form *f, unsigned opsi
 static unsigned effective_size(const struct form *f, bool p66)
 {
 	if (f->bits != 64)
-		return p66 ? 2 : 4;
+		return p66 == (f->bits == 16) ? 4 : 2;
 	if (f->w || (f->row->attr & A_F64))
 		return 8;
 	return p66 ? 2 : f->row->attr & A_D64 ? 8 : 4;
@@ -152,7 +152,7 @@ static u8 pick_seg_override(unsigned bits)
 
 static struct prefixes pick_prefixes(const struct insn_row *r, const struct shape *s, unsigned bits)
 {
-	struct prefixes p = {.p67 = rng_chance(bits == 64 ? 12 : 400), .seg = pick_seg_override(bits)};
+	struct prefixes p = {.p67 = rng_chance(bits == 64 ? 12 : bits == 16 ? 4 : 400), .seg = pick_seg_override(bits)};
 	bool sized = s->rm_size >= OS_V || s->reg_size >= OS_V || s->z || s->si || s->di;
 
 	if (r->space != ENC_LEGACY) {
@@ -208,7 +208,7 @@ static u8 pick_reg(unsigned kind, const struct form *f)
 {
 	switch (kind) {
 	case OK_V: case OK_W: case OK_U: case OK_H:
-		return rng_below(f->bits == 32 ? 8 : f->row->space == ENC_EVEX ? 32 : 16);
+		return rng_below(f->bits != 64 ? 8 : f->row->space == ENC_EVEX ? 32 : 16);
 	case OK_P: case OK_Q: case OK_N: case OK_KG: case OK_KE: case OK_KR: case OK_KB: case OK_ST:
 		return rng_below(8);
 	case OK_S:
@@ -216,7 +216,7 @@ static u8 pick_reg(unsigned kind, const struct form *f)
 	case OK_NONE:
 		return 0;
 	default:
-		return rng_below(f->bits == 32 ? 8 : 16);
+		return rng_below(f->bits != 64 ? 8 : 16);
 	}
 }
 
@@ -229,7 +229,7 @@ static void pick_fields(struct form *f, const struct shape *s)
 	if (r->space == ENC_LEGACY)
 		f->w = f->bits == 64 && (r->w == W_1 || (w_free && rng_chance(3)));
 	else
-		f->w = r->w == W_1 || (w_free && (rng() & 1) && !(f->bits == 32 && w_matters(r)));
+		f->w = r->w == W_1 || (w_free && (rng() & 1) && !(f->bits != 64 && w_matters(r)));
 	if (r->l == L_ANY)
 		f->l = rng_below(r->space == ENC_EVEX ? 3 : 2);
 	else if (r->l == L_IG)
@@ -281,6 +281,25 @@ static u64 pick_target(unsigned size)
 	return DATA_BASE + (s64)rng_below(2 * size) - (s64)size;
 }
 
+/* The same as an offset in the data segment; 16-bit code leaves garbage above it. */
+static u64 pick_offset(const struct test_case *t, unsigned size)
+{
+	u64 off = pick_target(size) - t->data_base;
+
+	return t->bits == 16 ? (off & 0xffff) | (rng() & 0xffff0000) : off;
+}
+
+/* Somewhere in the middle, where several accesses to both sides find memory. */
+static u64 pick_safe(const struct test_case *t)
+{
+	return DATA_BASE + 0x400 + rng_below(0x1000) - t->data_base;
+}
+
+static u64 stack_linear(const struct test_case *t)
+{
+	return t->bits == 16 ? DATA16_BASE + (u16)t->in.gpr[RSP] : t->in.gpr[RSP];
+}
+
 /* Sets register @n so that base + index * scale + disp is @ea. */
 static void solve_address(struct test_case *t, struct form *f, u64 ea)
 {
@@ -328,6 +347,28 @@ static void pick_disp(struct form *f)
 		f->disp = r & 0x100 ? (s16)(r >> 32) : (s32)(r >> 32);
 }
 
+/* In flat 32-bit code these reach nothing that is mapped. */
+static void pick_address16(struct test_case *t, struct form *f, u64 ea)
+{
+	static const u8 bases[] = {RBX, RBX, RBP, RBP, RSI, RDI, BASE_NONE, RBX, RBP};
+	static const u8 indices[] = {RSI, RDI, RSI, RDI, BASE_NONE, BASE_NONE, BASE_NONE, BASE_NONE, BASE_NONE};
+	unsigned kind = rng_below(9);
+
+	f->addr16 = true;
+	f->base = bases[kind];
+	f->index = indices[kind];
+	if (f->base == BASE_NONE) {
+		f->disp = (s16)ea;
+		return;
+	}
+	f->disp_bytes = rng_below(3);
+	if (!f->disp_bytes && f->base == RBP && f->index == BASE_NONE)
+		f->disp_bytes = 1;
+	f->disp = f->disp_bytes == 1 ? (s8)rng() * (s64)f->disp8_scale : f->disp_bytes ? (s16)rng() : 0;
+	u64 rest = ea - (u64)f->disp - (f->index != BASE_NONE ? t->in.gpr[f->index] : 0);
+	t->in.gpr[f->base] = (rest & 0xffff) | (rng() & 0xffff0000);
+}
+
 static void pick_addressing(struct test_case *t, struct form *f, const struct prefixes *p, u64 target)
 {
 	unsigned regs = f->bits == 64 ? 16 : 8;
@@ -335,10 +376,10 @@ static void pick_addressing(struct test_case *t, struct form *f, const struct pr
 
 	if (f->bits == 64 && (p->seg == 0x64 || p->seg == 0x65))
 		ea -= p->seg == 0x64 ? t->in.fs_base : t->in.gs_base;
+	ea -= t->data_base;
 	f->index = BASE_NONE;
-	if (f->bits == 32 && p->p67) {
-		f->addr16 = true;
-		f->disp = (s16)rng();
+	if (f->bits != 64 && p->p67 == (f->bits == 32)) {
+		pick_address16(t, f, ea);
 		return;
 	}
 	if (kind == 0 && !f->vsib) {
@@ -406,17 +447,17 @@ static void pick_state(struct test_case *t)
 	struct state *s = &t->in;
 	u64 r = rng();
 
-	s->cs = t->bits == 64 ? SEL_CS64 : SEL_CS32;
-	s->ds = s->es = s->ss = SEL_DS;
+	s->cs = t->bits == 64 ? SEL_CS64 : t->bits == 32 ? SEL_CS32 : SEL_CS16;
+	s->ds = s->es = s->ss = t->bits == 16 ? SEL_DS16 : SEL_DS;
 	s->fs = s->gs = 0;
 	s->fs_base = rng_below(0x10000000);
 	s->gs_base = rng_below(0x10000000);
 	s->rflags = FL_FIXED1 | FL_IF | (r & (FL_ARITH | (rng_chance(3) ? FL_DF : 0)));
 	for (unsigned n = 0; n < 16; n++)
 		s->gpr[n] = t->bits == 64 ? rng_value() : (u32)rng_value();
-	s->gpr[RSP] = DATA_BASE + 0x400 + (rng() & 0xff0);
+	s->gpr[RSP] = pick_safe(t) & ~15ull;
 	if (rng_chance(20))
-		s->gpr[RSP] = pick_target(8);
+		s->gpr[RSP] = pick_offset(t, 8);
 	for (unsigned n = 0; n < 32; n++)
 		rng_numbers(s->zmm[n], 64);
 	for (unsigned n = 0; n < 8; n++)
@@ -427,25 +468,26 @@ static void pick_state(struct test_case *t)
 	pick_x87(s);
 }
 
-static u64 code_target(void)
+static u64 code_target(const struct test_case *t)
 {
 	static const u16 at[][2] = {{0, 0x7f0}, {0x880, PAGE_SIZE - 0x20}, {PAGE_SIZE + 0x20, CODE_SIZE}};
 	unsigned n = rng_below(3);
 
 	/* Mostly an INT3, sometimes where there is no code; never into the instruction under test. */
-	return rng_chance(8) ? CODE_WINDOW + rng_below(0x10000) : CODE_BASE + at[n][0] + rng_below(at[n][1] - at[n][0]);
+	return (rng_chance(8) ? CODE16_BASE + rng_below(0x4000) : CODE_BASE + at[n][0] + rng_below(at[n][1] - at[n][0])) -
+	       t->code_base;
 }
 
 static u16 pick_selector(void)
 {
-	static const u16 selectors[] = {0, 1, 3, SEL_DS, SEL_CS32, SEL_CS64, 0x28, 0x10, 0x1b, 0x40, 0x53, 0x6b, 0x7b, 0x8b, 0xfff7, 0x2f};
+	static const u16 selectors[] = {0, 1, 3, SEL_DS, SEL_CS32, SEL_CS64, 0x28, 0x10, 0x1b, 0x40, 0x53, 0x6b, 0x7b, 0x8b, 0xfff7, 0x2f, SEL_CS16, SEL_DS16};
 
 	return selectors[rng_below(ARRAY_SIZE(selectors))];
 }
 
-static u16 pick_code_selector(void)
+static u16 pick_code_selector(const struct test_case *t)
 {
-	return rng_chance(6) ? pick_selector() : rng() & 1 ? SEL_CS64 : SEL_CS32;
+	return rng_chance(6) ? pick_selector() : t->bits == 16 ? SEL_CS16 : rng() & 1 ? SEL_CS64 : SEL_CS32;
 }
 
 static bool uses_selector(const struct insn_row *r, const struct shape *s)
@@ -460,11 +502,11 @@ static void pick_implicit(struct test_case *t, const struct shape *s, const stru
 	u64 *gpr = t->in.gpr;
 
 	if (s->si || named(r, "xlat") || starts(r, "monitor"))
-		gpr[RSI] = pick_target(8);
+		gpr[RSI] = pick_offset(t, 8);
 	if (s->di || starts(r, "maskmov") || starts(r, "vmaskmovdq"))
-		gpr[RDI] = pick_target(16);
+		gpr[RDI] = pick_offset(t, 16);
 	if (named(r, "maskmovq")) /* whether a fault comes before the registers turn into MMX ones is the processor's choice */
-		gpr[RDI] = DATA_BASE + rng_below(DATA_RW - 8);
+		gpr[RDI] = pick_safe(t);
 	if (p->rep && (r->attr & (A_REP | A_REPZ)))
 		gpr[RCX] = rng_chance(3) ? rng_below(300) : rng_below(20);
 	if (p->p67 && p->rep)
@@ -472,17 +514,17 @@ static void pick_implicit(struct test_case *t, const struct shape *s, const stru
 	if (starts(r, "xsave") || starts(r, "xrstor"))
 		gpr[RAX] = rng_chance(4) ? rng() : native_xcr0() & rng();
 	if (named(r, "xlat"))
-		gpr[RBX] = pick_target(256);
+		gpr[RBX] = pick_offset(t, 256);
 	if (named(r, "leave") || named(r, "enter"))
-		gpr[RBP] = DATA_BASE + 0x800 + rng_below(0x400);
+		gpr[RBP] = pick_safe(t);
 	if (named(r, "clzero"))
-		gpr[RAX] = pick_target(64);
+		gpr[RAX] = pick_offset(t, 64);
 	if (s->si && s->di && rng_chance(3)) {
-		gpr[RSI] = DATA_BASE + 0x400 + rng_below(0x1000);
+		gpr[RSI] = pick_safe(t);
 		gpr[RDI] = gpr[RSI] + rng_below(64) - 32;
 	} else if (s->si && s->di) { /* which one faults first is the processor's choice */
 		u64 *safe = rng() & 1 ? &gpr[RSI] : &gpr[RDI];
-		*safe = DATA_BASE + 0x400 + rng_below(0x1000);
+		*safe = pick_safe(t);
 	}
 	if (uses_selector(r, s)) {
 		u16 sel = pick_selector();
@@ -511,13 +553,13 @@ static void tame_indices(struct test_case *t, const struct form *f)
 }
 
 /* A far pointer, or what a far return or IRET finds on the stack: parts of @size bytes. */
-static void poke_far(u64 target, unsigned size, bool pointer, bool iret)
+static void poke_far(const struct test_case *t, u64 target, unsigned size, bool pointer, bool iret)
 {
 	/* AMD's processors know no 64-bit offset in a far pointer in memory. */
 	if (pointer && size == 8 && cpuid_host_amd())
 		size = 4;
-	u64 part[5] = {code_target(), pick_code_selector(), (rng() & (FL_ARITH | FL_DF | FL_NT | FL_AC | FL_ID)) | FL_IF,
-		       DATA_BASE + rng_below(0x1000), rng_chance(6) ? pick_selector() : SEL_DS};
+	u64 part[5] = {code_target(t), pick_code_selector(t), (rng() & (FL_ARITH | FL_DF | FL_NT | FL_AC | FL_ID)) | FL_IF,
+		       pick_safe(t), rng_chance(6) ? pick_selector() : t->in.ss};
 
 	poke(target, &part[0], size);
 	poke(target + size, &part[1], pointer ? 2 : size);
@@ -550,16 +592,16 @@ static void fill_memory(struct test_case *t, const struct shape *s, u64 target, 
 	if (rng_chance(2))
 		poke(target - 64, buf, sizeof(buf));
 	if (starts(r, "push")) /* whether the upper part of a selector's place is written depends on the processor */
-		poke(t->in.gpr[RSP] - 8, &(u64){0}, 8);
+		poke(stack_linear(t) - 8, &(u64){0}, 8);
 	if (s->rm_size == OS_P && (named(r, "jmp") || named(r, "call"))) {
-		poke_far(target, opsize, true, false);
+		poke_far(t, target, opsize, true, false);
 	} else if (s->rm_size == OS_P) {
 		u16 sel = pick_selector();
 		poke(target + (cpuid_host_amd() ? MIN(opsize, 4u) : opsize), &sel, 2);
 	} else if (starts(r, "iret") || (named(r, "ret") && r->opcode >= 0xca)) {
-		poke_far(target, opsize, false, starts(r, "iret"));
+		poke_far(t, target, opsize, false, starts(r, "iret"));
 	} else if (r->class_ == CLASS_END && (named(r, "jmp") || named(r, "call") || named(r, "ret"))) {
-		v = code_target();
+		v = code_target(t);
 		poke(target, &v, 8);
 	} else if (uses_selector(r, s)) {
 		u16 sel = pick_selector();
@@ -587,16 +629,16 @@ static void pick_immediates(struct test_case *t, struct form *f, const struct sh
 
 		switch (s->imm_kind[n]) {
 		case OK_O:
-			size = f->bits == 64 ? (p->p67 ? 4 : 8) : p->p67 ? 2 : 4;
-			v = pick_target(8);
+			size = f->bits == 64 ? (p->p67 ? 4 : 8) : p->p67 == (f->bits == 16) ? 4 : 2;
+			v = pick_target(8) - t->data_base;
 			if (f->bits == 64 && (p->seg == 0x64 || p->seg == 0x65))
 				v -= p->seg == 0x64 ? t->in.fs_base : t->in.gs_base;
 			break;
 		case OK_A:
 			f->imm_bytes[0] = opsize == 2 ? 2 : 4;
-			f->imm[0] = code_target();
+			f->imm[0] = code_target(t);
 			f->imm_bytes[1] = 2;
-			f->imm[1] = rng_chance(8) ? rng() & 0xffff : pick_code_selector();
+			f->imm[1] = rng_chance(8) ? rng() & 0xffff : pick_code_selector(t);
 			return;
 		case OK_L:
 			size = 1;
@@ -621,7 +663,7 @@ static void aim_branch(struct test_case *t, struct form *f, const struct shape *
 			continue;
 		u64 next = t->in.rip + len, to;
 		do {
-			to = f->imm_bytes[n] == 1 ? next + (u64)(s64)(s8)rng() : code_target();
+			to = f->imm_bytes[n] == 1 ? next + (u64)(s64)(s8)rng() : code_target(t);
 			f->imm[n] = to - next;
 		} while (to + 1 > t->in.rip && to < next); /* not into the middle of itself */
 	}
@@ -632,7 +674,21 @@ static void indirect_branch(struct test_case *t, const struct form *f)
 	if (t->row->class_ != CLASS_END || !(named(t->row, "jmp") || named(t->row, "call")))
 		return;
 	if (f->has_modrm && !f->mem && f->rm != RSP)
-		t->in.gpr[f->rm] = rng_chance(30) ? 1ull << 60 : code_target();
+		t->in.gpr[f->rm] = rng_chance(30) ? 1ull << 60 : code_target(t);
+}
+
+static unsigned pick_mode(const struct insn_row *r)
+{
+	unsigned n = rng_below(8);
+
+	if (r->modes == IN_64 || (r->space == ENC_LEGACY && r->w == W_1))
+		return 64;
+	if (n < 5 && r->modes & IN_64)
+		return 64;
+	/* KMOVD with VEX.W moves 64 bits on AMD's processors, and above ESP there is garbage in 16-bit code. */
+	if (named(r, "kmovd"))
+		return 32;
+	return n & 1 && native_has_16bit() ? 16 : 32;
 }
 
 void generate(struct test_case *t)
@@ -642,15 +698,15 @@ void generate(struct test_case *t)
 	struct form f = {.row = r, .base = BASE_NONE, .index = BASE_NONE};
 	u8 bytes[32];
 
-	t->bits = r->modes == IN_16_32 ? 32 : rng_chance(4) && r->modes != IN_64 ? 32 : 64;
-	if (r->space == ENC_LEGACY && r->w == W_1)
-		t->bits = 64;
+	t->bits = pick_mode(r);
+	t->code_base = t->bits == 16 ? CODE16_BASE : 0;
+	t->data_base = t->bits == 16 ? DATA16_BASE : 0;
 	f.bits = t->bits;
-	t->in.rip = CODE_BASE + 0x800 + rng_below(64);
-	if (rng_chance(40))
-		t->in.rip = CODE_BASE + PAGE_SIZE - rng_below(16);
+	t->in.rip = CODE_BASE - t->code_base + (rng_chance(40) ? PAGE_SIZE - rng_below(16) : 0x800 + rng_below(64));
 	pick_state(t);
 	struct prefixes p = pick_prefixes(r, &s, t->bits);
+	if (t->bits == 16 && (r->attr & A_VSIB))
+		p.p67 = true; /* there is no 16-bit form */
 	place_prefixes(&f, &p);
 	f.pp = r->pp == PP_ANY ? PP_NP : r->pp;
 	pick_fields(&f, &s);
@@ -682,8 +738,8 @@ void generate(struct test_case *t)
 		pick_addressing(t, &f, &p, target);
 	}
 	if (stack_order(r))
-		t->in.gpr[RSP] = DATA_BASE + 0x400 + (rng() & 0xfff);
-	fill_memory(t, &s, f.mem ? target : t->in.gpr[RSP], size, opsize);
+		t->in.gpr[RSP] = pick_safe(t);
+	fill_memory(t, &s, f.mem ? target : stack_linear(t), size, opsize);
 	indirect_branch(t, &f);
 	pick_immediates(t, &f, &s, &p, opsize);
 	unsigned len = encode(&f, t->in.rip, bytes);

@@ -21,8 +21,10 @@
 enum {
 	PML4 = 0x1000, PDPT_LOW = 0x2000, PD_LOW = 0x3000, PT_DATA = 0x4000, PT_CODE = 0x5000, PDPT_HIGH = 0x6000,
 	PD_HIGH = 0x7000, PT_HIGH = 0x8000, GDT = 0x9000, IDT = 0xa000, TSS = 0xb000, STACK_TOP = 0xd000, HANDLERS = 0xd000,
+	LDT = 0xe000,
 };
 #define GDT_LIMIT 0x7f
+#define LDT_LIMIT 0x0f
 #define TSS_LIMIT 0x67
 
 #define PTE_P BIT64(0)
@@ -71,6 +73,11 @@ static void make_descriptors(void)
 	unsigned processor = 0, node = 0;
 	u64 tss = SYS_BASE + TSS;
 
+	if (native_has_16bit()) {
+		put64(LDT, 0x0000fb000000ffff | (CODE16_BASE & 0xffffffull) << 16 | (u64)(CODE16_BASE >> 24) << 56);
+		put64(LDT + 8, 0x0000f3000000ffff | (DATA16_BASE & 0xffffffull) << 16 | (u64)(DATA16_BASE >> 24) << 56);
+	}
+
 	for (unsigned n = 0; n < ARRAY_SIZE(gdt); n++)
 		put64(GDT + 8 * n, gdt[n]);
 	/* The last one's limit tells the processor's number: stay on it. */
@@ -102,7 +109,8 @@ static void make_segments(void)
 	for (unsigned n = 0; n < NR_SEG; n++)
 		initial_seg[n] = flat;
 	initial_seg[SEG_CS] = code;
-	initial_seg[SEG_FS] = initial_seg[SEG_GS] = initial_seg[SEG_LDTR] = null;
+	initial_seg[SEG_FS] = initial_seg[SEG_GS] = null;
+	initial_seg[SEG_LDTR] = (struct segment){.base = SYS_BASE + LDT, .limit = LDT_LIMIT, .selector = 0x50, .type = 2, .present = 1};
 	initial_seg[SEG_TR] = (struct segment){.base = SYS_BASE + TSS, .limit = TSS_LIMIT, .selector = 0x40, .type = 11, .present = 1};
 }
 
@@ -159,6 +167,14 @@ u8 *guest_data(void)
 	return data;
 }
 
+static void narrow_segment(struct segment *s, u16 selector, u32 base)
+{
+	s->selector = selector;
+	s->base = base;
+	s->limit = 0xffff;
+	s->l = s->db = s->g = 0;
+}
+
 static void load_state(const struct test_case *t)
 {
 	const struct state *s = &t->in;
@@ -171,6 +187,11 @@ static void load_state(const struct test_case *t)
 		cpu->seg[SEG_CS].selector = SEL_CS32;
 		cpu->seg[SEG_CS].l = 0;
 		cpu->seg[SEG_CS].db = 1;
+	} else if (t->bits == 16) {
+		narrow_segment(&cpu->seg[SEG_CS], SEL_CS16, CODE16_BASE);
+		narrow_segment(&cpu->seg[SEG_SS], SEL_DS16, DATA16_BASE);
+		narrow_segment(&cpu->seg[SEG_DS], SEL_DS16, DATA16_BASE);
+		narrow_segment(&cpu->seg[SEG_ES], SEL_DS16, DATA16_BASE);
 	}
 	cpu->seg[SEG_FS].base = s->fs_base;
 	cpu->seg[SEG_GS].base = s->gs_base;

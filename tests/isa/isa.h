@@ -21,6 +21,12 @@
 #define CODE_SIZE (2 * PAGE_SIZE)
 #define CODE_FILL 0xcc /* INT3 wherever the instruction under test is not */
 
+/* Segments of 64 KiB for 16-bit code, which lie within the windows. */
+#define CODE16_BASE (CODE_BASE - 0x4000)
+#define DATA16_BASE (DATA_BASE - 0x4000)
+#define SEL_CS16 0x07 /* LDT entries 0 and 1 */
+#define SEL_DS16 0x0f
+
 /* User-mode selectors of Linux. */
 #define SEL_CS32 0x23
 #define SEL_DS 0x2b
@@ -52,7 +58,8 @@ struct outcome {
 
 struct test_case {
 	const struct insn_row *row;
-	unsigned bits; /* 32 or 64 */
+	unsigned bits; /* 16, 32 or 64 */
+	u64 code_base, data_base; /* of the segments */
 	u8 bytes[15];
 	u8 len;
 	struct state in;
@@ -71,6 +78,7 @@ bool native_init(void);
 u8 *native_data(void); /* writable alias of the data pages, DATA_SIZE bytes */
 u8 *native_code(void); /* writable alias of the code pages, CODE_SIZE bytes */
 u64 native_xcr0(void);
+bool native_has_16bit(void); /* the kernel gives out 16-bit segments */
 void native_run(const struct test_case *t, struct outcome *o);
 
 /* Runs @fn; false when it took a host fault, which is told to stderr. */

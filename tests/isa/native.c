@@ -2,6 +2,7 @@
  * The host's processor as a test subject: a signal frame holds every register, so a case is run by returning from a
  * signal handler into the instruction, and ends in the next signal (an INT3 behind it, or its fault).
  */
+#include <asm/ldt.h>
 #include <cpuid.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -66,6 +68,7 @@ __asm__(".pushsection .text\n"
 
 static u8 *data_alias, *code_alias;
 static u64 xcr0;
+static bool has_16bit;
 static unsigned offset_of[16]; /* of XSAVE components 2, 5, 6, 7 */
 
 static enum { IDLE, ENTERING, INSIDE } phase;
@@ -195,7 +198,7 @@ static void take_outcome(int sig, ucontext_t *uc)
 		result->vector = NO_VECTOR;
 		result->error = 0;
 	} else if (result->vector == VEC_PF && (result->error & PF_I) && rip != current->in.rip &&
-		   result->cr2 - current->in.rip >= current->len) {
+		   result->cr2 - current->code_base - current->in.rip >= current->len) {
 		/* It went where there is no code: the instruction itself is done. */
 		result->vector = NO_VECTOR;
 		result->error = 0;
@@ -307,8 +310,22 @@ static bool take_signals(bool again)
 	return true;
 }
 
+static bool make_16bit(void)
+{
+	struct user_desc code = {.entry_number = 0, .base_addr = CODE16_BASE, .limit = 0xffff, .contents = 2};
+	struct user_desc data = {.entry_number = 1, .base_addr = DATA16_BASE, .limit = 0xffff};
+
+	return syscall(SYS_modify_ldt, 1, &code, sizeof(code)) == 0 && syscall(SYS_modify_ldt, 1, &data, sizeof(data)) == 0;
+}
+
+bool native_has_16bit(void)
+{
+	return has_16bit;
+}
+
 bool native_map(void)
 {
+	has_16bit = make_16bit();
 	data_alias = map_window(DATA_WINDOW, DATA_BASE, DATA_SIZE, DATA_RO, PROT_READ | PROT_WRITE);
 	code_alias = map_window(CODE_WINDOW, CODE_BASE, CODE_SIZE, 0, PROT_READ | PROT_EXEC);
 	if (!data_alias || !code_alias) {
