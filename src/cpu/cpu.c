@@ -5,6 +5,7 @@
 #include <string.h>
 #include <x86intrin.h>
 
+#include "base/low.h"
 #include "cpu/cpuid.h"
 #include "cpu/debug.h"
 #include "cpu/exception.h"
@@ -23,7 +24,7 @@ static const u8 no_immediate_exit;
 int cpu_init(struct cpu *c)
 {
 	memset(c, 0, sizeof(*c));
-	c->tlbs = calloc(1, sizeof(*c->tlbs));
+	c->tlbs = low_alloc(sizeof(*c->tlbs));
 	c->msr = calloc(msr_count(), sizeof(*c->msr));
 	if (!c->tlbs || !c->msr) {
 		cpu_fini(c);
@@ -41,7 +42,7 @@ int cpu_init(struct cpu *c)
 
 void cpu_fini(struct cpu *c)
 {
-	free(c->tlbs);
+	low_free(c->tlbs, sizeof(*c->tlbs));
 	free(c->msr);
 	free(c->cpuid);
 	c->tlbs = NULL;

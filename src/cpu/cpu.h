@@ -198,11 +198,10 @@ struct cpu_exit {
 /* --- TLB ----------------------------------------------------------------------------------------
  * Direct-mapped; one array per MMU index, so that user and supervisor, WP and SMAP/AC never need a flush.
  * A tag is the linear page address when the access may go straight to host memory at la + addend,
- * else TLB_INVALID. The write tag is set only when the page's dirty bit (and dirty log) is already set.
+ * else one that no access to this entry can have. The write tag is set only when the page's dirty bit (and dirty log) is already set.
  */
 #define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
-#define TLB_INVALID (~0ull)
 
 struct tlb_entry {
 	u64 tag_r, tag_w, tag_x;
@@ -301,6 +300,7 @@ struct cpu {
 	u64 db_pending;    /* DR6 bits of data breakpoints that the instruction under execution hit */
 
 	struct tlb *tlbs;
+	u64 exec_gen;   /* counts TLB flushes: what was derived from an exec tag before may be wrong after */
 	const struct gpa_map *map; /* the memory map this run uses; changed only between runs */
 	u8 maxphyaddr;             /* bits of a guest physical address, from CPUID 0x80000008 */
 	u8 maxlinear;              /* 48, or 57 with LA57, derived */

@@ -19,6 +19,7 @@ struct gpa_slot {
 	u32 flags;
 	u32 id;             /* memslot number, for the owner */
 	_Atomic u64 *dirty; /* [a] a bit per page, with GPA_LOG_DIRTY */
+	_Atomic u8 *code;   /* [a] a byte per page: nonzero when an engine holds translations of it; NULL: none does */
 };
 
 struct gpa_map {
@@ -42,6 +43,12 @@ static inline const struct gpa_slot *gpa_find(const struct gpa_map *m, u64 gpa)
 			return s;
 	}
 	return NULL;
+}
+
+/* Writes to this page must be seen by the engine: it gets no write tag in any TLB. */
+static inline bool gpa_has_code(const struct gpa_slot *s, u64 gpa)
+{
+	return s->code && atomic_load_explicit(&s->code[(gpa - s->gpa) >> PAGE_SHIFT], memory_order_relaxed);
 }
 
 static inline void gpa_mark_dirty(const struct gpa_slot *s, u64 gpa)

@@ -291,9 +291,24 @@ bool mmu_load_pdptes(struct cpu *c, u64 cr3)
 
 /* --- The TLB ------------------------------------------------------------------------------------------ */
 
-static void entry_clear(struct tlb_entry *e)
+/*
+ * What an empty tag is depends on the entry: it names a page that cannot be in that entry, so that neither equality nor
+ * a distance of less than a page (generated code compares so) ever hits it.
+ */
+static u64 tag_none(unsigned i)
 {
-	e->tag_r = e->tag_w = e->tag_x = TLB_INVALID;
+	return i ? 0 : ~0ull;
+}
+
+static void entry_clear(struct tlb_entry *e, unsigned i)
+{
+	e->tag_r = e->tag_w = e->tag_x = tag_none(i);
+}
+
+static void array_clear(struct tlb_entry *e)
+{
+	memset(e, 0, TLB_SIZE * sizeof(*e));
+	entry_clear(&e[0], 0);
 }
 
 void tlb_flush_all(struct cpu *c)
@@ -302,11 +317,12 @@ void tlb_flush_all(struct cpu *c)
 
 	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
 		if (tlb->used >> idx & 1)
-			memset(tlb->e[idx], 0xff, sizeof(tlb->e[idx]));
+			array_clear(tlb->e[idx]);
 	tlb->used = 0;
 	tlb->journal_n = 0;
 	tlb->large_bits[0] = tlb->large_bits[1] = 0;
 	c->stat.tlb_flushes++;
+	c->exec_gen++;
 }
 
 void tlb_flush_nonglobal(struct cpu *c)
@@ -317,16 +333,17 @@ void tlb_flush_nonglobal(struct cpu *c)
 		for (unsigned n = 0; n < tlb->journal_n; n++) {
 			unsigned idx = tlb->journal[n] >> TLB_BITS, i = tlb->journal[n] & (TLB_SIZE - 1);
 			if (!(tlb->global[idx][i / 8] >> i % 8 & 1))
-				entry_clear(&tlb->e[idx][i]);
+				entry_clear(&tlb->e[idx][i], i);
 		}
 	} else {
 		for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
 			for (unsigned i = 0; (tlb->used >> idx & 1) && i < TLB_SIZE; i++)
 				if (!(tlb->global[idx][i / 8] >> i % 8 & 1))
-					entry_clear(&tlb->e[idx][i]);
+					entry_clear(&tlb->e[idx][i], i);
 	}
 	tlb->journal_n = 0;
 	c->stat.tlb_flushes++;
+	c->exec_gen++;
 }
 
 static bool entry_within(const struct tlb_entry *e, u64 mask, u64 base)
@@ -337,6 +354,8 @@ static bool entry_within(const struct tlb_entry *e, u64 mask, u64 base)
 void tlb_flush_page(struct cpu *c, u64 la)
 {
 	struct tlb *tlb = c->tlbs;
+
+	c->exec_gen++;
 	/* The page may be part of a larger one, of which any 4 KiB may be in the TLB. */
 	unsigned page_bits = MAX(tlb->large_bits[la >> 63], PAGE_SHIFT);
 	u64 mask = ~(BIT64(page_bits) - 1), base = la & mask;
@@ -347,7 +366,7 @@ void tlb_flush_page(struct cpu *c, u64 la)
 		for (unsigned n = 0; (tlb->used >> idx & 1) && n < nr; n++) {
 			struct tlb_entry *e = &tlb->e[idx][(first + n) & (TLB_SIZE - 1)];
 			if (entry_within(e, mask, base))
-				entry_clear(e);
+				entry_clear(e, (first + n) & (TLB_SIZE - 1));
 		}
 }
 
@@ -376,7 +395,8 @@ static void tlb_note(struct tlb *tlb, enum mmu_index idx, unsigned i, bool fresh
 }
 
 /* Enters the page of @la, mapped at @host by @t and @slot. The write tag only after a write: it has set the dirty bit. */
-static void tlb_enter(struct cpu *c, enum mmu_index idx, u64 la, enum access acc, const struct translation *t, u8 *host)
+static void tlb_enter(struct cpu *c, enum mmu_index idx, u64 la, enum access acc, const struct translation *t,
+		      const struct gpa_slot *slot, u8 *host)
 {
 	struct tlb *tlb = c->tlbs;
 	u64 page = la & PAGE_MASK, addend = (u64)host - la;
@@ -385,18 +405,18 @@ static void tlb_enter(struct cpu *c, enum mmu_index idx, u64 la, enum access acc
 	bool same = e->addend == addend && entry_within(e, ~0ull, page);
 	bool watched = unlikely(c->watch_active) && debug_watched_page(c, la);
 	/* Not fresh: a page is in this slot, so the slot is in the journal already unless that page was global. */
-	bool fresh = (e->tag_r & e->tag_w & e->tag_x) == TLB_INVALID || (i && !(e->tag_r | e->tag_w | e->tag_x));
+	bool fresh = e->tag_r == tag_none(i) && e->tag_w == tag_none(i) && e->tag_x == tag_none(i);
 
 	tlb->used |= (u8)BIT(idx);
 	tlb_note(tlb, idx, i, fresh, t->global);
 	if (t->page_bits > PAGE_SHIFT)
 		tlb->large_bits[la >> 63] = MAX(tlb->large_bits[la >> 63], t->page_bits);
 	if (!same || watched)
-		e->tag_w = TLB_INVALID;
+		e->tag_w = tag_none(i);
 	e->addend = addend;
-	e->tag_r = !watched && allowed(c, t, ACC_READ, idx) ? page : TLB_INVALID;
-	e->tag_x = allowed(c, t, ACC_EXEC, idx) ? page : TLB_INVALID;
-	if (acc == ACC_WRITE && !watched)
+	e->tag_r = !watched && allowed(c, t, ACC_READ, idx) ? page : tag_none(i);
+	e->tag_x = allowed(c, t, ACC_EXEC, idx) ? page : tag_none(i);
+	if (acc == ACC_WRITE && !watched && !gpa_has_code(slot, t->gpa))
 		e->tag_w = page;
 }
 
@@ -419,7 +439,7 @@ void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum acce
 	u8 *host = slot->hva + (t.gpa - slot->gpa);
 	if (acc == ACC_WRITE)
 		gpa_mark_dirty(slot, t.gpa);
-	tlb_enter(c, idx, la, acc, &t, host);
+	tlb_enter(c, idx, la, acc, &t, slot, host);
 	return host;
 }
 

@@ -100,14 +100,18 @@ static int set_slot(struct vm *vm, const struct gpa_slot *old, const struct kvm_
 	};
 	_Atomic u64 *unused = NULL;
 
+	slot.code = old ? old->code : calloc(slot.size >> PAGE_SHIFT, 1);
 	if (old) {
 		if (slot.hva != old->hva || slot.size != old->size || ((slot.flags ^ old->flags) & GPA_READONLY))
 			return -EINVAL;
 		if (slot.gpa == old->gpa && slot.flags == old->flags)
 			return 0;
 	}
-	if ((!old || slot.gpa != old->gpa) && overlaps(vm, old, slot.gpa, slot.size))
+	if ((!old || slot.gpa != old->gpa) && overlaps(vm, old, slot.gpa, slot.size)) {
+		if (!old)
+			free((void *)slot.code);
 		return -EEXIST;
+	}
 	if (slot.flags & GPA_LOG_DIRTY)
 		slot.dirty = old && old->dirty ? old->dirty :
 			     dirty_log_create(slot.size >> PAGE_SHIFT, vm->manual_dirty & KVM_DIRTY_LOG_INITIALLY_SET);
@@ -117,6 +121,8 @@ static int set_slot(struct vm *vm, const struct gpa_slot *old, const struct kvm_
 	if (!m) {
 		if (!old || slot.dirty != old->dirty)
 			free((void *)slot.dirty);
+		if (!old)
+			free((void *)slot.code);
 		return -ENOMEM;
 	}
 	vm_publish_map(vm, m);
@@ -151,7 +157,7 @@ void vm_free_slots(struct vm *vm)
 	struct gpa_map *m = vm_map(vm);
 
 	for (u32 i = 0; m && i < m->nr; i++)
-		free((void *)m->slot[i].dirty);
+		free((void *)m->slot[i].dirty), free((void *)m->slot[i].code);
 	free(m);
 }
 

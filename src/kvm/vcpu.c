@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include "kvm/file.h"
+#include "base/low.h"
 #include "kvm/kvm.h"
 #include "kvm/sigmask.h"
 #include "kvm/uaccess.h"
@@ -81,7 +82,7 @@ void vcpu_free(struct vcpu *v)
 	if (v->run)
 		munmap(v->run, RUN_SIZE);
 	pthread_mutex_destroy(&v->mutex);
-	free(v);
+	low_free(v, sizeof(*v));
 }
 
 static void vcpu_release(void *obj)
@@ -122,10 +123,9 @@ static int vcpu_create(struct vm *vm, u32 id)
 		return -EINVAL;
 	if (vm_find_vcpu(vm, id))
 		return -EEXIST;
-	struct vcpu *v = aligned_alloc(64, ALIGN_UP(sizeof(*v), 64));
+	struct vcpu *v = low_alloc(sizeof(*v));
 	if (!v)
 		return -ENOMEM;
-	memset(v, 0, sizeof(*v));
 	v->index = nr;
 	int r = vcpu_init(v, vm, id);
 	int fd = r ? r : file_create(&vcpu_file_ops, v, RUN_SIZE, &pages);
