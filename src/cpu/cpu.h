@@ -311,6 +311,8 @@ struct cpu {
 	jmp_buf *unwind; /* where faults and exits go; set by the engine's run loop */
 	bool in_engine;  /* this thread executes guest code: a host SIGSEGV, SIGBUS or SIGFPE is the guest's */
 	void *engine;    /* the engine's own */
+	/* The engine's, or NULL: @size bytes at @host, on a page that gpa_has_code(), are about to be written by this vCPU. */
+	void (*code_write)(struct cpu *c, const struct gpa_slot *slot, u64 gpa, u8 *host, unsigned size);
 	void *owner;     /* the kvm room's vcpu */
 
 	/* Counters for people. */

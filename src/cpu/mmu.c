@@ -420,6 +420,19 @@ static void tlb_enter(struct cpu *c, enum mmu_index idx, u64 la, enum access acc
 		e->tag_w = page;
 }
 
+void tlb_drop_writes(struct cpu *c, const u8 *host)
+{
+	struct tlb *tlb = c->tlbs;
+	u64 page = (u64)host & PAGE_MASK;
+
+	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
+		for (unsigned i = 0; (tlb->used >> idx & 1) && i < TLB_SIZE; i++) {
+			struct tlb_entry *e = &tlb->e[idx][i];
+			if (e->tag_w != tag_none(i) && e->tag_w + e->addend == page)
+				e->tag_w = tag_none(i);
+		}
+}
+
 void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum access acc, enum mmu_index idx, u64 *gpa)
 {
 	struct translation t;
@@ -437,8 +450,11 @@ void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum acce
 	if (!slot || (acc == ACC_WRITE && (slot->flags & GPA_READONLY)))
 		return NULL;
 	u8 *host = slot->hva + (t.gpa - slot->gpa);
-	if (acc == ACC_WRITE)
+	if (acc == ACC_WRITE) {
 		gpa_mark_dirty(slot, t.gpa);
+		if (unlikely(gpa_has_code(slot, t.gpa)) && c->code_write)
+			c->code_write(c, slot, t.gpa, host, size);
+	}
 	tlb_enter(c, idx, la, acc, &t, slot, host);
 	return host;
 }

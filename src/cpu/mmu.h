@@ -50,6 +50,9 @@ static inline bool la_canonical(const struct cpu *c, u64 la)
 	return (u64)((s64)(la << unused) >> unused) == la;
 }
 
+/* The page at @host gets no write tag any more until it is filled anew: something watches writes to it. */
+void tlb_drop_writes(struct cpu *c, const u8 *host);
+
 /*
  * Slow half of every access: walk, fill the TLB, return the host address of @la, whose @size bytes lie in one page.
  * NULL: MMIO, and *@gpa says where. Raises #PF, or #GP/#SS for a non-canonical address (@seg tells which).

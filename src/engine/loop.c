@@ -2,6 +2,7 @@
 
 #include "cpu/debug.h"
 #include "cpu/exception.h"
+#include "engine/guard.h"
 
 static void loop_step(struct cpu *c)
 {
@@ -115,4 +116,39 @@ enum exit_reason loop_run(struct cpu *c, enum exit_reason (*blocks)(struct cpu *
 	c->exit.reason = (u8)reason;
 	c->stat.exits[reason]++;
 	return reason;
+}
+
+void loop_vcpu_load(struct cpu *c)
+{
+	guard_set_cpu(c);
+}
+
+void loop_vcpu_put(struct cpu *c)
+{
+	guard_set_cpu(NULL);
+}
+
+void loop_tlb_flush_all(struct cpu *c)
+{
+	tlb_flush_all(c);
+}
+
+void loop_inject(struct cpu *c, const struct event *e)
+{
+	c->inject = *e;
+}
+
+void loop_enable_irq_window(struct cpu *c)
+{
+	c->irq_window = true;
+}
+
+void loop_enable_nmi_window(struct cpu *c)
+{
+	c->nmi_window = true;
+}
+
+void loop_kick(struct cpu *c, u32 req)
+{
+	atomic_fetch_or_explicit(&c->request, req, memory_order_release);
 }

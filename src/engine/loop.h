@@ -57,4 +57,13 @@ out:
  */
 enum exit_reason loop_run(struct cpu *c, enum exit_reason (*blocks)(struct cpu *c));
 
+/* Members of struct x86_ops that are alike in every engine. */
+void loop_vcpu_load(struct cpu *c);
+void loop_vcpu_put(struct cpu *c);
+void loop_tlb_flush_all(struct cpu *c);
+void loop_inject(struct cpu *c, const struct event *e);
+void loop_enable_irq_window(struct cpu *c);
+void loop_enable_nmi_window(struct cpu *c);
+void loop_kick(struct cpu *c, u32 req);
+
 #endif

@@ -41,5 +41,6 @@ struct x86_ops {
 };
 
 extern const struct x86_ops interp_x86_ops;
+extern const struct x86_ops jit_x86_ops;
 
 #endif

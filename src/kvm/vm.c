@@ -59,13 +59,14 @@ int vm_create_fd(unsigned long type)
 {
 	if (type)
 		return -EINVAL;
-	int r = interp_x86_ops.hardware_setup();
+	const struct x86_ops *ops = getenv("ANYKVM_JIT") ? &jit_x86_ops : &interp_x86_ops;
+	int r = ops->hardware_setup();
 	if (r)
 		return r;
 	struct vm *vm = calloc(1, sizeof(*vm));
 	if (!vm)
 		return -ENOMEM;
-	vm->ops = &interp_x86_ops;
+	vm->ops = ops;
 	atomic_store(&vm->refs, 1);
 	atomic_store(&vm->map_gen, 1);
 	pthread_mutex_init(&vm->lock, NULL);

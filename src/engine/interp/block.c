@@ -69,14 +69,14 @@ static void exec_checked(struct cpu *c, const struct insn *i)
 }
 
 /* Chooses the function that executes @i. False: the copy arena is full. */
-static bool insn_bind(struct block_cache *bc, struct cpu *c, struct insn *i)
+static bool insn_bind(struct copy_arena *copy, struct cpu *c, struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 
 	if (!insn_gate_open(c, r)) {
 		i->fn = exec_ud;
 	} else if (!r->sem) {
-		return copy_prepare(&bc->copy, i);
+		return copy_prepare(copy, i);
 	} else if (r->attr & (A_CPL0 | A_PROT)) {
 		i->fn = insn_sem(i) ? exec_checked : exec_ud;
 	} else {
@@ -87,12 +87,11 @@ static bool insn_bind(struct block_cache *bc, struct cpu *c, struct insn *i)
 	return true;
 }
 
-/* Decodes one instruction whose bytes are all at hand. False: the copy arena is full. */
-static bool insn_make(struct block_cache *bc, struct cpu *c, struct insn *i, enum decode_status st)
+bool block_bind(struct copy_arena *copy, struct cpu *c, struct insn *i, enum decode_status st)
 {
 	switch (st) {
 	case DECODE_OK:
-		return insn_bind(bc, c, i);
+		return insn_bind(copy, c, i);
 	case DECODE_TOO_LONG:
 		i->fn = exec_gp;
 		break;
@@ -105,12 +104,12 @@ static bool insn_make(struct block_cache *bc, struct cpu *c, struct insn *i, enu
 	return true;
 }
 
-static bool insn_ends_block(const struct insn *i)
+bool block_ends_at(const struct insn *i)
 {
 	return i->fn == exec_ud || i->fn == exec_gp || insn_rows[i->row].class_ == CLASS_END;
 }
 
-static const u8 *code_at(struct cpu *c, u64 la)
+const u8 *block_code_at(struct cpu *c, u64 la)
 {
 	struct tlb_entry *e = tlb_at(c, la);
 	u64 gpa;
@@ -138,13 +137,13 @@ static const struct block *block_crossing(struct block_cache *bc, struct cpu *c,
 	if (c->code_bits != 64)
 		next = (u32)next;
 	memcpy(bytes, p, avail);
-	memcpy(bytes + avail, code_at(c, next), sizeof(bytes) - avail);
+	memcpy(bytes + avail, block_code_at(c, next), sizeof(bytes) - avail);
 	enum decode_status st = decode(i, bytes, sizeof(bytes), c->code_bits);
-	if (!insn_make(bc, c, i, st)) {
+	if (!block_bind(&bc->copy, c, i, st)) {
 		block_cache_flush(bc);
-		insn_make(bc, c, i, st);
+		block_bind(&bc->copy, c, i, st);
 	}
-	*b = (struct block){.code = p, .insns = i, .len = i->len, .nr = 1, .code_bits = c->code_bits, .ends = insn_ends_block(i)};
+	*b = (struct block){.code = p, .insns = i, .len = i->len, .nr = 1, .code_bits = c->code_bits, .ends = block_ends_at(i)};
 	return b;
 }
 
@@ -163,13 +162,13 @@ static bool block_build(struct block_cache *bc, struct cpu *c, struct block *b, 
 		enum decode_status st = decode(i, p + len, avail, c->code_bits);
 		if (st == DECODE_SHORT)
 			break;
-		if (!insn_make(bc, c, i, st)) {
+		if (!block_bind(&bc->copy, c, i, st)) {
 			b->code = NULL;
 			return false;
 		}
 		len += i->len;
 		b->nr++;
-		b->ends = insn_ends_block(i);
+		b->ends = block_ends_at(i);
 	}
 	if (!b->nr)
 		return true;
@@ -184,7 +183,7 @@ static bool block_build(struct block_cache *bc, struct cpu *c, struct block *b, 
 static const struct block *block_limited(struct block_cache *bc, struct cpu *c, const struct block *b)
 {
 	const struct insn *first = b->insns;
-	bool ends = insn_ends_block(first);
+	bool ends = block_ends_at(first);
 
 	if (c->rip > c->seg[SEG_CS].limit || first->len - 1u > c->seg[SEG_CS].limit - (u32)c->rip)
 		raise_gp0(c);
@@ -196,7 +195,7 @@ static const struct block *block_limited(struct block_cache *bc, struct cpu *c, 
 
 const struct block *block_get_slow(struct block_cache *bc, struct cpu *c, u64 la)
 {
-	const u8 *p = code_at(c, la);
+	const u8 *p = block_code_at(c, la);
 	struct block *b = block_slot(bc, p);
 
 	if (b->code != p || b->code_bits != c->code_bits || !block_same_bytes(p, block_bytes(b), b->len)) {

@@ -41,6 +41,13 @@ int block_cache_init(struct block_cache *bc);
 void block_cache_fini(struct block_cache *bc);
 void block_cache_flush(struct block_cache *bc);
 
+/* Chooses what executes @i, decoded with @st: its semantics, a thunk in @copy, or what raises the fault. False: @copy is full. */
+bool block_bind(struct copy_arena *copy, struct cpu *c, struct insn *i, enum decode_status st);
+/* Nothing of the block comes after @i. */
+bool block_ends_at(const struct insn *i);
+/* Host address of the code at @la. May raise #PF, #GP; leaves with EXIT_EMULATION where there is no memory. */
+const u8 *block_code_at(struct cpu *c, u64 la);
+
 /* The slow half of block_get(): TLB miss, new or changed code, code at the end of a page or of CS. */
 const struct block *block_get_slow(struct block_cache *bc, struct cpu *c, u64 la);
 

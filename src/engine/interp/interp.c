@@ -35,16 +35,6 @@ static void interp_vcpu_free(struct cpu *c)
 	c->engine = NULL;
 }
 
-static void interp_vcpu_load(struct cpu *c)
-{
-	guard_set_cpu(c);
-}
-
-static void interp_vcpu_put(struct cpu *c)
-{
-	guard_set_cpu(NULL);
-}
-
 static enum exit_reason interp_blocks(struct cpu *c)
 {
 	enum exit_reason reason;
@@ -65,43 +55,18 @@ static enum exit_reason interp_run(struct cpu *c)
 	return loop_run(c, interp_blocks);
 }
 
-static void interp_tlb_flush_all(struct cpu *c)
-{
-	tlb_flush_all(c);
-}
-
-static void interp_inject(struct cpu *c, const struct event *e)
-{
-	c->inject = *e;
-}
-
-static void interp_enable_irq_window(struct cpu *c)
-{
-	c->irq_window = true;
-}
-
-static void interp_enable_nmi_window(struct cpu *c)
-{
-	c->nmi_window = true;
-}
-
-static void interp_kick(struct cpu *c, u32 req)
-{
-	atomic_fetch_or_explicit(&c->request, req, memory_order_release);
-}
-
 const struct x86_ops interp_x86_ops = {
 	.name = "interp",
 	.hardware_setup = interp_hardware_setup,
 	.vcpu_create = interp_vcpu_create,
 	.vcpu_free = interp_vcpu_free,
-	.vcpu_load = interp_vcpu_load,
-	.vcpu_put = interp_vcpu_put,
+	.vcpu_load = loop_vcpu_load,
+	.vcpu_put = loop_vcpu_put,
 	.run = interp_run,
-	.tlb_flush_all = interp_tlb_flush_all,
+	.tlb_flush_all = loop_tlb_flush_all,
 	.tlb_flush_gva = tlb_flush_page,
-	.inject = interp_inject,
-	.enable_irq_window = interp_enable_irq_window,
-	.enable_nmi_window = interp_enable_nmi_window,
-	.kick = interp_kick,
+	.inject = loop_inject,
+	.enable_irq_window = loop_enable_irq_window,
+	.enable_nmi_window = loop_enable_nmi_window,
+	.kick = loop_kick,
 };

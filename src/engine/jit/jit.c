@@ -1,0 +1,279 @@
+/* The translating engine: its dispatcher, what generated code calls, and its vendor table. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/low.h"
+#include "cpu/exception.h"
+#include "cpu/mem.h"
+#include "engine/guard.h"
+#include "engine/jit/jit.h"
+#include "engine/loop.h"
+#include "engine/x86_ops.h"
+
+#define COPY_ARENA_SIZE (8u << 20)
+#define EPOCH_SHIFT 48
+#define EPOCHS (1u << 12)
+
+/* A key of the jump cache is RIP with its upper 16 bits, which are all alike, XORed with what must be the same too. */
+void jit_epoch(struct jit *j)
+{
+	struct cpu *c = j->cpu;
+
+	if (j->seen_gen != c->exec_gen) {
+		j->seen_gen = c->exec_gen;
+		if (++j->epoch_nr == EPOCHS) {
+			j->epoch_nr = 1;
+			memset(j->jump, 0, sizeof(j->jump));
+		}
+	}
+	j->epoch = (u64)(j->epoch_nr << 3 | c->mmu_index) << EPOCH_SHIFT;
+}
+
+/* --- Called from generated code ------------------------------------------------------------------------------ */
+
+u64 jit_helper(struct jit *j, const struct jit_site *site)
+{
+	struct cpu *c = j->cpu;
+	const struct insn *i = site->insn;
+
+	jit_flags_to_cpu(j);
+	c->rip = site->rip;
+	c->insn = i;
+	c->smc = false;
+	j->stat.helpers++;
+	i->fn(c, i);
+	jit_flags_from_cpu(j);
+	bool ends = block_ends_at(i);
+	if (!ends)
+		c->rip = site->rip + i->len;
+	jit_epoch(j);
+	bool leave = c->smc || c->mode != MODE_64 || loop_attention(c);
+	c->smc = false;
+	j->exit_code = leave;
+	return leave;
+}
+
+void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
+{
+	struct cpu *c = j->cpu;
+
+	jit_flags_to_cpu(j);
+	c->rip = site->rip;
+	c->insn = site->insn;
+	c->smc = false;
+	j->stat.slow++;
+	void *host = mem_host(c, site->seg, la, site->size, site->acc);
+	if (host && !c->smc)
+		return host;
+	site->insn->fn(c, site->insn);
+	jit_flags_from_cpu(j);
+	jit_epoch(j);
+	bool leave = c->smc || block_ends_at(site->insn) || loop_attention(c);
+	if (!block_ends_at(site->insn))
+		c->rip = site->rip + site->insn->len;
+	c->smc = false;
+	return leave ? JIT_SLOW_LEAVE : JIT_SLOW_SKIP;
+}
+
+/* --- Code that changes ------------------------------------------------------------------------------------------- */
+
+static void jit_code_write(struct cpu *c, const struct gpa_slot *slot, u64 gpa, u8 *host, unsigned size)
+{
+	bool empty;
+
+	/* The block under execution may be among them: it is left after this instruction. */
+	if (jit_invalidate(jit_of(c), host, size, &empty))
+		c->smc = true;
+	if (empty)
+		atomic_store(&slot->code[(gpa - slot->gpa) >> PAGE_SHIFT], 0);
+}
+
+/* From now on writes to the page of @p are noticed. */
+static void watch_page(struct jit *j, const u8 *p)
+{
+	struct cpu *c = j->cpu;
+
+	for (u32 n = 0; n < c->map->nr; n++) {
+		const struct gpa_slot *s = &c->map->slot[n];
+
+		if (p < s->hva || p >= s->hva + s->size || !s->code)
+			continue;
+		_Atomic u8 *mark = &s->code[(u64)(p - s->hva) >> PAGE_SHIFT];
+		if (!atomic_exchange(mark, 1))
+			tlb_drop_writes(c, p);
+	}
+}
+
+/* --- The dispatcher -------------------------------------------------------------------------------------------------- */
+
+static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
+{
+	struct cpu *c = j->cpu;
+	const u8 *p = block_code_at(c, c->rip);
+	struct jit_block *b = jit_find(j, c->rip, p);
+
+	j->stat.lookups++;
+	if (b && !block_same_bytes(p, b->bytes, b->len)) {
+		jit_block_kill(j, b);
+		b = NULL;
+		*link = NULL;
+	}
+	if (!b) {
+		b = jit_translate(j, p);
+		if (!b) {
+			jit_flush(j);
+			*link = NULL;
+			b = jit_translate(j, p);
+		}
+		if (!b || !b->nr)
+			return NULL;
+		watch_page(j, p);
+		jit_insert(j, b);
+	}
+	if (c->rip >> 47 == 0 || c->rip >> 47 == 0x1ffff) {
+		struct jump_entry *e = &j->jump[c->rip & ((1u << JUMP_BITS) - 1)];
+		e->key = c->rip ^ j->epoch;
+		e->code = b->entry;
+	}
+	return b;
+}
+
+static enum exit_reason jit_blocks(struct cpu *c)
+{
+	struct jit *j = jit_of(c);
+	struct jit_link *link = NULL;
+	enum exit_reason reason;
+
+	for (;;) {
+		if (unlikely(loop_attention(c))) {
+			link = NULL;
+			if (loop_attend(c, &reason))
+				return reason;
+			continue;
+		}
+		struct jit_block *b = NULL;
+		if (likely(c->mode == MODE_64)) {
+			jit_epoch(j);
+			b = jit_get(j, &link);
+		}
+		if (!b) {
+			/* Rare modes, and instructions that cross a page. */
+			const struct block *i = block_get(&j->bc, c);
+			loop_exec(c, i, i->nr);
+			c->code_page = 0;
+			link = NULL;
+			continue;
+		}
+		if (link && link->rip == c->rip && !link->from->dead && !link->to) {
+			jit_link_set(link, b);
+			j->stat.links++;
+		}
+		jit_flags_from_cpu(j);
+		j->enter(b->entry);
+		jit_flags_to_cpu(j);
+		link = NULL;
+		if (j->exit_code > 1) {
+			link = (struct jit_link *)j->exit_code;
+			c->rip = link->rip;
+		}
+	}
+}
+
+static enum exit_reason jit_run(struct cpu *c)
+{
+	return loop_run(c, jit_blocks);
+}
+
+/* --- The table --------------------------------------------------------------------------------------------------------- */
+
+static int jit_hardware_setup(void)
+{
+	return interp_x86_ops.hardware_setup();
+}
+
+static void jit_vcpu_free(struct cpu *c)
+{
+	struct jit *j = c->engine;
+
+	if (!j)
+		return;
+	block_cache_fini(&j->bc);
+	copy_arena_fini(&j->copy);
+	if (j->rw)
+		munmap(j->rw, JIT_CODE_SIZE);
+	if (j->rx)
+		munmap(j->rx, JIT_CODE_SIZE);
+	low_free(j->data, JIT_DATA_SIZE);
+	low_free(j, sizeof(*j));
+	c->engine = NULL;
+}
+
+static bool is_low(const void *p)
+{
+	return (u64)p < BIT64(31);
+}
+
+/* Code memory that is never writable and executable at one address. */
+static int code_map(struct jit *j)
+{
+	int fd = memfd_create("anykvm-jit", MFD_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	if (ftruncate(fd, JIT_CODE_SIZE) == 0) {
+		j->rw = mmap(NULL, JIT_CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		j->rx = mmap(NULL, JIT_CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	}
+	close(fd);
+	if (j->rw == MAP_FAILED)
+		j->rw = NULL;
+	if (j->rx == MAP_FAILED)
+		j->rx = NULL;
+	return j->rw && j->rx ? 0 : -ENOMEM;
+}
+
+static int jit_vcpu_create(struct cpu *c)
+{
+	struct jit *j = low_alloc(sizeof(*j));
+
+	if (!j)
+		return -ENOMEM;
+	c->engine = j;
+	j->cpu = c;
+	j->data = low_alloc(JIT_DATA_SIZE);
+	int r = block_cache_init(&j->bc);
+	if (!r)
+		r = copy_arena_init(&j->copy, COPY_ARENA_SIZE);
+	if (!r)
+		r = j->data ? code_map(j) : -ENOMEM;
+	if (!r && !(is_low(c + 1) && is_low(c->tlbs + 1) && is_low(j + 1)))
+		r = -EOPNOTSUPP;
+	if (r) {
+		jit_vcpu_free(c);
+		return r;
+	}
+	j->e = (struct emit){.p = j->rw, .rx = j->rx - j->rw};
+	j->data_p = j->data;
+	j->epoch_nr = 1;
+	jit_make_stubs(j);
+	c->code_write = jit_code_write;
+	return 0;
+}
+
+const struct x86_ops jit_x86_ops = {
+	.name = "jit",
+	.hardware_setup = jit_hardware_setup,
+	.vcpu_create = jit_vcpu_create,
+	.vcpu_free = jit_vcpu_free,
+	.vcpu_load = loop_vcpu_load,
+	.vcpu_put = loop_vcpu_put,
+	.run = jit_run,
+	.tlb_flush_all = loop_tlb_flush_all,
+	.tlb_flush_gva = tlb_flush_page,
+	.inject = loop_inject,
+	.enable_irq_window = loop_enable_irq_window,
+	.enable_nmi_window = loop_enable_nmi_window,
+	.kick = loop_kick,
+};

@@ -1,0 +1,144 @@
+/*
+ * The translator: guest code of 64-bit mode becomes host code. Same instructions on both sides, so most are emitted as
+ * they are; memory operands go through the TLB inline.
+ *
+ * Registers in generated code:
+ *   RAX RCX RDX RBX RBP RSI RDI R8-R12   the guest's of the same name
+ *   R13                                  the guest's RSP
+ *   R14, R15                             scratch; the guest's R13-R15 are in cpu->gpr
+ *   RSP                                  the C stack: a signal handler of the client may run on it at any moment
+ * cpu, its TLB and struct jit are addressed absolutely: they lie below 2 GiB, and generated code belongs to one vCPU.
+ * The arithmetic flags of the guest are in the host's between instructions of a block, and in jit->flags at its borders.
+ */
+#ifndef ENGINE_JIT_JIT_H
+#define ENGINE_JIT_JIT_H
+
+#include "cpu/insn.h"
+#include "engine/interp/block.h"
+#include "engine/jit/emit.h"
+
+#define S0 H_R14
+#define S1 H_R15
+#define H_GUEST_RSP H_R13
+
+#define JIT_INSNS_MAX 48
+#define JIT_HASH_BITS 15
+#define JUMP_BITS 14
+#define JIT_CODE_SIZE (32u << 20)
+#define JIT_DATA_SIZE (48u << 20)
+
+struct jit_block;
+
+/* A guest instruction that generated code may leave in the middle of, and the access that it may leave for. */
+struct jit_site {
+	const struct insn *insn;
+	struct jit_block *block;
+	u64 rip;
+	u8 size, seg, acc;
+};
+
+/* A direct exit of a block to a known guest address in the same page. */
+struct jit_link {
+	u64 rip;
+	u8 *jump;              /* its rel32, in the writable mapping */
+	u8 *stub;              /* where it leads while there is no target */
+	struct jit_block *from, *to;
+	struct jit_link *next; /* of those that lead to @to */
+	u64 rx;                /* distance of the executable mapping */
+};
+
+struct jit_block {
+	const u8 *code;        /* host address of the guest's code */
+	u64 rip;
+	u64 entry;             /* host code, in the executable mapping */
+	u8 *bytes;             /* what was translated */
+	struct jit_block *next;      /* in the hash chain */
+	struct jit_block *page_next; /* of the blocks that begin in the same page */
+	struct jit_link *incoming;
+	u16 len;
+	u8 mmu_index, nr;
+	bool dead;
+};
+
+struct jump_entry {
+	u64 key, code;
+};
+
+struct jit {
+	struct block_cache bc; /* first: see engine/loop.h */
+	struct cpu *cpu;
+
+	/* Read and written by generated code. */
+	u16 flags;             /* AH of LAHF in the high byte, OF in the low one */
+	u64 epoch;             /* XORed into the keys of the jump cache: see jit_epoch() */
+	u64 exit_code;         /* why generated code returned: JIT_EXIT_* or the link */
+	u64 c_stack;           /* RSP at entry */
+	u64 target;            /* of an indirect call, while the return address is pushed */
+	struct jump_entry jump[1u << JUMP_BITS];
+
+	u8 *rw, *rx;           /* one memory, mapped twice */
+	u8 *code_start;        /* after the stubs */
+	struct emit e;
+	struct copy_arena copy; /* thunks of the instructions in blocks */
+	u8 *data, *data_p;     /* blocks, instructions, links: freed together */
+	struct jit_block *hash[1u << JIT_HASH_BITS];
+	struct jit_block *page[1u << JIT_HASH_BITS];
+	u64 seen_gen;          /* cpu->exec_gen for which epoch was made */
+	u32 epoch_nr;
+	bool flush;            /* to be done by the dispatcher */
+
+	/* Stubs, addresses in the executable mapping. */
+	void (*enter)(u64 code);
+	u64 stub_exit, stub_link, stub_indirect, stub_helper, stub_end_helper, stub_slow;
+
+	struct {
+		u64 blocks, flushes, links, lookups, helpers, slow;
+	} stat;
+};
+
+#define JIT_EXIT_LOOKUP 0 /* go on at cpu->rip */
+
+static inline struct jit *jit_of(struct cpu *c)
+{
+	return c->engine;
+}
+
+/* stubs.c */
+void jit_make_stubs(struct jit *j);
+
+/* translate.c: makes the block at cpu->rip, whose code is at @p. NULL: the caches are full. */
+struct jit_block *jit_translate(struct jit *j, const u8 *p);
+
+/* run.c: the epoch for the CPU's present state. */
+void jit_epoch(struct jit *j);
+
+/* cache.c */
+struct jit_block *jit_find(struct jit *j, u64 rip, const u8 *p);
+void jit_insert(struct jit *j, struct jit_block *b);
+void jit_block_kill(struct jit *j, struct jit_block *b);
+/* Ends the blocks that @size bytes at @p touch. Returns how many; *@empty: none is left in that page. */
+unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size, bool *empty);
+void jit_flush(struct jit *j);
+void *jit_data(struct jit *j, size_t size);
+void jit_link_set(struct jit_link *l, struct jit_block *to);
+
+/* Called from generated code (run.c). */
+u64 jit_helper(struct jit *j, const struct jit_site *site);
+void *jit_slow(struct jit *j, u64 la, const struct jit_site *site);
+#define JIT_SLOW_SKIP ((void *)0) /* the instruction was executed in C: go on with the next */
+#define JIT_SLOW_LEAVE ((void *)1) /* so it was, and the block must be left: cpu->rip says where to */
+
+/* flags <-> cpu->rflags */
+static inline void jit_flags_to_cpu(struct jit *j)
+{
+	u64 f = (u64)(j->flags >> 8 & (FL_ARITH & 0xff)) | ((j->flags & 1) ? FL_OF : 0);
+	j->cpu->rflags = (j->cpu->rflags & ~FL_ARITH) | f;
+}
+
+static inline void jit_flags_from_cpu(struct jit *j)
+{
+	u64 f = j->cpu->rflags;
+	j->flags = (u16)((f & FL_ARITH & 0xff) << 8 | (f & FL_OF ? 1 : 0));
+}
+
+#endif

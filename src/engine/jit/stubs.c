@@ -1,0 +1,191 @@
+/* The way into generated code, out of it, and to C functions and back. Made once per vCPU. */
+#include "engine/jit/jit.h"
+
+/* Guest registers that live in the host's of the same number. */
+static const u8 same[] = {H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11, H_R12};
+static const u8 callee_saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
+
+static void emit_guest_out(struct jit *j)
+{
+	for (unsigned n = 0; n < ARRAY_SIZE(same); n++)
+		emit_store_abs(&j->e, same[n], &j->cpu->gpr[same[n]]);
+	emit_store_abs(&j->e, H_GUEST_RSP, &j->cpu->gpr[RSP]);
+}
+
+static void emit_guest_in(struct jit *j)
+{
+	for (unsigned n = 0; n < ARRAY_SIZE(same); n++)
+		emit_load_abs(&j->e, same[n], &j->cpu->gpr[same[n]]);
+	emit_load_abs(&j->e, H_GUEST_RSP, &j->cpu->gpr[RSP]);
+}
+
+static void emit_call_c(struct jit *j, u64 fn)
+{
+	emit_mov_imm(&j->e, H_RAX, fn);
+	emit8(&j->e, 0xff); /* call rax */
+	emit8(&j->e, 0xd0);
+}
+
+static void emit_push(struct emit *e, unsigned reg)
+{
+	emit_rex(e, 0, 0, reg);
+	emit8(e, 0x50 | (reg & 7));
+}
+
+static void emit_pop(struct emit *e, unsigned reg)
+{
+	emit_rex(e, 0, 0, reg);
+	emit8(e, 0x58 | (reg & 7));
+}
+
+/* void enter(u64 code): the C stack is left 16-aligned, as a C function's caller has it. */
+static void make_enter(struct jit *j)
+{
+	struct emit *e = &j->e;
+
+	j->enter = (void (*)(u64))emit_here(e);
+	for (unsigned n = 0; n < ARRAY_SIZE(callee_saved); n++)
+		emit_push(e, callee_saved[n]);
+	emit8(e, 0x48); /* sub rsp, 8 */
+	emit8(e, 0x83);
+	emit8(e, 0xec);
+	emit8(e, 8);
+	emit_store_abs(e, H_RSP, &j->c_stack);
+	emit_mov_rr(e, S0, H_RDI);
+	emit_guest_in(j);
+	emit8(e, 0x41); /* jmp r14 */
+	emit8(e, 0xff);
+	emit8(e, 0xe6);
+}
+
+/* Jumped to with the reason in S1. */
+static void make_exit(struct jit *j)
+{
+	struct emit *e = &j->e;
+
+	j->stub_link = emit_here(e);
+	emit_store_abs(e, S1, &j->exit_code);
+	emit_guest_out(j);
+	emit_load_abs(e, H_RSP, &j->c_stack);
+	emit8(e, 0x48); /* add rsp, 8 */
+	emit8(e, 0x83);
+	emit8(e, 0xc4);
+	emit8(e, 8);
+	for (unsigned n = ARRAY_SIZE(callee_saved); n-- > 0;)
+		emit_pop(e, callee_saved[n]);
+	emit8(e, 0xc3);
+
+	/* cpu->rip is set: look the rest up. */
+	j->stub_exit = emit_here(e);
+	emit_mov_imm(e, S1, JIT_EXIT_LOOKUP);
+	emit_jmp(e, j->stub_link);
+}
+
+/* Jumped to with the guest's next RIP in S0; flags are in jit->flags. */
+static void make_indirect(struct jit *j)
+{
+	struct emit *e = &j->e;
+
+	j->stub_indirect = emit_here(e);
+	emit_store_abs(e, S0, &j->cpu->rip);
+	emit_mov_rr(e, S1, S0);
+	emit8(e, 0x41); /* and r15d, (1 << JUMP_BITS) - 1 */
+	emit8(e, 0x81);
+	emit8(e, 0xe7);
+	emit32(e, (1u << JUMP_BITS) - 1);
+	emit8(e, 0x41); /* shl r15d, 4 */
+	emit8(e, 0xc1);
+	emit8(e, 0xe7);
+	emit8(e, 4);
+	emit_ra(e, 1, 0x33, S0, &j->epoch); /* xor */
+	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->jump[0].key); /* cmp */
+	u8 *miss = emit_jcc(e, CC_NE);
+	emit8(e, 0x41); /* jmp [r15 + code] */
+	emit8(e, 0xff);
+	emit8(e, 0xa7);
+	emit32(e, (u64)&j->jump[0].code);
+	emit_patch(miss, e->p);
+	emit_jmp(e, j->stub_exit);
+}
+
+/* Called with the site in S1: runs the instruction in C. Returns, or leaves the block when C says so. */
+static void make_helper(struct jit *j, u64 *stub, bool ends)
+{
+	struct emit *e = &j->e;
+
+	*stub = emit_here(e);
+	emit_guest_out(j);
+	emit_mov_imm(e, H_RDI, (u64)j);
+	emit_mov_rr(e, H_RSI, S1);
+	if (ends) {
+		emit_call_c(j, (u64)jit_helper);
+		emit_guest_in(j);
+		emit_load_abs(e, S0, &j->cpu->rip);
+		/* Not kicked, nothing to attend to: straight on. */
+		emit_ra(e, 0, 0x8b, S1, &j->exit_code);
+		emit_rr(e, 0, 0x85, S1, S1);
+		u8 *leave = emit_jcc(e, CC_NE);
+		emit_jmp(e, j->stub_indirect);
+		emit_patch(leave, e->p);
+		emit_jmp(e, j->stub_exit);
+		return;
+	}
+	emit8(e, 0x48); /* sub rsp, 8: aligned for C again */
+	emit8(e, 0x83);
+	emit8(e, 0xec);
+	emit8(e, 8);
+	emit_call_c(j, (u64)jit_helper);
+	emit8(e, 0x48);
+	emit8(e, 0x83);
+	emit8(e, 0xc4);
+	emit8(e, 8);
+	emit_mov_rr(e, S1, H_RAX);
+	emit_guest_in(j);
+	emit_rr(e, 0, 0x85, S1, S1);
+	u8 *leave = emit_jcc(e, CC_NE);
+	emit8(e, 0xc3);
+	emit_patch(leave, e->p);
+	emit_jmp(e, j->stub_exit); /* which takes RSP from c_stack */
+}
+
+/* Called with the linear address in S0 and the site in S1. Returns with the host address in S0, or 0: done in C. */
+static void make_slow(struct jit *j)
+{
+	struct emit *e = &j->e;
+
+	j->stub_slow = emit_here(e);
+	emit_guest_out(j);
+	emit_mov_imm(e, H_RDI, (u64)j);
+	emit_mov_rr(e, H_RSI, S0);
+	emit_mov_rr(e, H_RDX, S1);
+	emit8(e, 0x48);
+	emit8(e, 0x83);
+	emit8(e, 0xec);
+	emit8(e, 8);
+	emit_call_c(j, (u64)jit_slow);
+	emit8(e, 0x48);
+	emit8(e, 0x83);
+	emit8(e, 0xc4);
+	emit8(e, 8);
+	emit_mov_rr(e, S0, H_RAX);
+	emit_guest_in(j);
+	emit8(e, 0x49); /* cmp r14, 1 */
+	emit8(e, 0x83);
+	emit8(e, 0xfe);
+	emit8(e, 1);
+	u8 *leave = emit_jcc(e, CC_E);
+	emit8(e, 0xc3);
+	emit_patch(leave, e->p);
+	emit_jmp(e, j->stub_exit);
+}
+
+void jit_make_stubs(struct jit *j)
+{
+	make_enter(j);
+	make_exit(j);
+	make_indirect(j);
+	make_helper(j, &j->stub_helper, false);
+	make_helper(j, &j->stub_end_helper, true);
+	make_slow(j);
+	j->code_start = j->e.p;
+}
