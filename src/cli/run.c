@@ -38,7 +38,7 @@ static const char help[] =
 	"  -m, --mem SIZE        memory, as in 512M or 2G; a plain number is in MiB (512M)\n"
 	"      --accel WHICH     auto: the kernel's KVM if it passes a test, else anykvm's own (default);\n"
 	"                        kvm: the kernel's; soft: anykvm's own\n"
-	"      --engine ENGINE   how anykvm's own runs the guest: interp\n"
+	"      --engine ENGINE   how anykvm's own runs the guest: interp or jit\n"
 	"      --reboot          a guest that resets starts anew, instead of ending the run\n"
 	"  -h, --help            this text\n"
 	"\n"
@@ -89,7 +89,6 @@ static int parse(struct options *o, int argc, char **argv)
 		{"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0},
 	};
 	static const char *const accels[] = {"auto", "kvm", "soft"};
-	static const char *const engines[] = {"interp"};
 	unsigned which;
 	int c, rc = 0;
 
@@ -109,8 +108,8 @@ static int parse(struct options *o, int argc, char **argv)
 			o->accel = (enum accel)which;
 			break;
 		case OPT_ENGINE:
-			if (!one_of(optarg, engines, ARRAY_SIZE(engines), &which))
-				return cli_usage_error("run", "--engine wants interp, not '%s'", optarg);
+			if (anykvm_set_engine(optarg))
+				return cli_usage_error("run", "--engine wants interp or jit, not '%s'", optarg);
 			break;
 		case ':': return cli_usage_error("run", "option '%s' wants an argument", argv[optind - 1]);
 		default:

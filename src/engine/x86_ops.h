@@ -43,4 +43,7 @@ struct x86_ops {
 extern const struct x86_ops interp_x86_ops;
 extern const struct x86_ops jit_x86_ops;
 
+/* The engine of that name ("interp", "jit"), or NULL. */
+const struct x86_ops *engine_find(const char *name);
+
 #endif

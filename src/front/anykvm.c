@@ -3,13 +3,33 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
 
+#include "base/log.h"
 #include "kvm/file.h"
 #include "kvm/kvm.h"
 #include "kvm_if.h"
 
+static pthread_once_t engine_once = PTHREAD_ONCE_INIT;
+
+static void engine_from_environment(void)
+{
+	const char *name = getenv("ANYKVM_ENGINE");
+
+	if (name && vm_set_engine(name))
+		log_warn("ANYKVM_ENGINE=%s: no such engine (there are interp and jit)", name);
+}
+
+int anykvm_set_engine(const char *name)
+{
+	pthread_once(&engine_once, engine_from_environment);
+	return vm_set_engine(name);
+}
+
 int anykvm_open(void)
 {
+	pthread_once(&engine_once, engine_from_environment);
 	return dev_open();
 }
 

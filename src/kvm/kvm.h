@@ -197,6 +197,8 @@ int dev_open(void);
 
 /* vm.c */
 int vm_create_fd(unsigned long type);
+/* Names the engine of VMs that are created from now on: -EINVAL for an unknown one. */
+int vm_set_engine(const char *name);
 void vm_put(struct vm *vm);
 struct vcpu *vm_find_vcpu(const struct vm *vm, u32 id);
 long vm_ioctl(void *obj, unsigned cmd, unsigned long arg);

@@ -55,11 +55,24 @@ static void vm_release(void *obj)
 
 static const struct file_ops vm_file_ops = {.name = "anykvm-vm", .ioctl = vm_ioctl, .release = vm_release};
 
+/* [a] of the VMs to come */
+static _Atomic(const struct x86_ops *) default_engine = &interp_x86_ops;
+
+int vm_set_engine(const char *name)
+{
+	const struct x86_ops *ops = engine_find(name);
+
+	if (!ops)
+		return -EINVAL;
+	atomic_store(&default_engine, ops);
+	return 0;
+}
+
 int vm_create_fd(unsigned long type)
 {
 	if (type)
 		return -EINVAL;
-	const struct x86_ops *ops = getenv("ANYKVM_JIT") ? &jit_x86_ops : &interp_x86_ops;
+	const struct x86_ops *ops = atomic_load(&default_engine);
 	int r = ops->hardware_setup();
 	if (r)
 		return r;

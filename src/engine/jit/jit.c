@@ -154,7 +154,7 @@ static enum exit_reason jit_blocks(struct cpu *c)
 			continue;
 		}
 		struct jit_block *b = NULL;
-		if (likely(c->mode == MODE_64)) {
+		if (likely(c->mode == MODE_64 && !j->off)) {
 			jit_epoch(j);
 			b = jit_get(j, &link);
 		}
@@ -248,8 +248,6 @@ static int jit_vcpu_create(struct cpu *c)
 		r = copy_arena_init(&j->copy, COPY_ARENA_SIZE);
 	if (!r)
 		r = j->data ? code_map(j) : -ENOMEM;
-	if (!r && !(is_low(c + 1) && is_low(c->tlbs + 1) && is_low(j + 1)))
-		r = -EOPNOTSUPP;
 	if (r) {
 		jit_vcpu_free(c);
 		return r;
@@ -257,7 +255,9 @@ static int jit_vcpu_create(struct cpu *c)
 	j->e = (struct emit){.p = j->rw, .rx = j->rx - j->rw};
 	j->data_p = j->data;
 	j->epoch_nr = 1;
-	jit_make_stubs(j);
+	j->off = !(is_low(c + 1) && is_low(c->tlbs + 1) && is_low(j + 1) && is_low(j->data + JIT_DATA_SIZE));
+	if (!j->off)
+		jit_make_stubs(j);
 	c->code_write = jit_code_write;
 	return 0;
 }

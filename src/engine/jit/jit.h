@@ -86,6 +86,7 @@ struct jit {
 	u64 seen_gen;          /* cpu->exec_gen for which epoch was made */
 	u32 epoch_nr;
 	bool flush;            /* to be done by the dispatcher */
+	bool off;              /* no memory below 2 GiB: everything is interpreted */
 
 	/* Stubs, addresses in the executable mapping. */
 	void (*enter)(u64 code);
