@@ -104,8 +104,8 @@ static u64 return_rip(const struct cpu *c, const struct event *e)
 	return c->code_bits == 64 ? rip : c->code_bits == 32 ? (u32)rip : (u16)rip;
 }
 
-/* What is pushed: RF is set for faults, but not for instruction breakpoints (SDM vol. 3B, 18.3.1.1). */
-static u64 saved_flags(const struct cpu *c, const struct event *e)
+/* What is pushed or, by a task gate, saved in the old TSS: RF is set for faults, but not for instruction breakpoints (SDM vol. 3B, 18.3.1.1). */
+u64 event_saved_flags(const struct cpu *c, const struct event *e)
 {
 	bool trap = e->vector == VEC_BP || e->vector == VEC_OF || e->vector == VEC_DF || e->vector == VEC_MC;
 
@@ -130,7 +130,7 @@ static void deliver_real(struct cpu *c, const struct event *e)
 		raise_error(c, VEC_GP, e->vector * 8u + 2 + ext_of(e));
 	u32 entry = (u32)mem_read_system(c, c->idtr.base + at, 4);
 	struct stack st = stack_here(c);
-	stack_store(c, &st, 2, saved_flags(c, e) & ~FL_RF, 0);
+	stack_store(c, &st, 2, event_saved_flags(c, e) & ~FL_RF, 0);
 	stack_store(c, &st, 2, c->seg[SEG_CS].selector, 0);
 	stack_store(c, &st, 2, return_rip(c, e), 0);
 	stack_commit(c, &st);
@@ -225,7 +225,7 @@ static void deliver_protected(struct cpu *c, const struct event *e)
 		stack_store(c, &st, size, c->seg[SEG_SS].selector, error);
 		stack_store(c, &st, size, c->gpr[RSP], error);
 	}
-	stack_store(c, &st, size, saved_flags(c, e), error);
+	stack_store(c, &st, size, event_saved_flags(c, e), error);
 	stack_store(c, &st, size, c->seg[SEG_CS].selector, error);
 	stack_store(c, &st, size, return_rip(c, e), error);
 	if (e->has_error)
@@ -261,7 +261,7 @@ static void deliver_long(struct cpu *c, const struct event *e)
 	st.sp &= ~15ull;
 	stack_store(c, &st, 8, c->seg[SEG_SS].selector, ext);
 	stack_store(c, &st, 8, c->gpr[RSP], ext);
-	stack_store(c, &st, 8, saved_flags(c, e), ext);
+	stack_store(c, &st, 8, event_saved_flags(c, e), ext);
 	stack_store(c, &st, 8, c->seg[SEG_CS].selector, ext);
 	stack_store(c, &st, 8, return_rip(c, e), ext);
 	if (e->has_error)

@@ -19,6 +19,9 @@ static inline _Noreturn void raise_gp0(struct cpu *c) { raise_error(c, VEC_GP, 0
  */
 void event_deliver(struct cpu *c, const struct event *e);
 
+/* RFLAGS as the handler of @e finds them in its frame or in the old task's TSS. */
+u64 event_saved_flags(const struct cpu *c, const struct event *e);
+
 /*
  * What becomes of a fault: alone it is itself; raised while cpu->delivering is an exception it may turn into
  * #DF, or end in shutdown (SDM vol. 3A, table 6-5). Returns false for a triple fault.

@@ -49,11 +49,12 @@ static struct task task_read(struct cpu *c, const struct tss_layout *l, u64 base
 }
 
 /* Saves the old task. Its first write finds out whether the TSS can be written, before the new task is marked busy. */
-static void task_save(struct cpu *c, u64 next, bool clear_nt)
+static void task_save(struct cpu *c, u64 next, enum task_switch why)
 {
 	const struct segment *tr = &c->seg[SEG_TR];
 	const struct tss_layout *l = layout_of(tr->type);
-	u64 flags = clear_nt ? c->rflags & ~FL_NT : c->rflags;
+	u64 flags = why == TASK_IRET ? c->rflags & ~FL_NT :
+		    why == TASK_GATE ? event_saved_flags(c, &c->delivering) : c->rflags;
 
 	if (tr->unusable || tr->limit < l->min_limit)
 		raise_error(c, VEC_TS, tr->selector & ~3u);
@@ -134,6 +135,7 @@ static void task_load_segments(struct cpu *c, const struct task *t, u32 ext)
 	for (unsigned n = SEG_ES; n <= SEG_GS; n++)
 		seg_set_null(c, n, t->seg[n]);
 	c->seg[SEG_SS].dpl = (u8)cpl;
+	cpu_update_mode(c);
 	task_load_ldt(c, t->ldt, ext);
 	if (c->rflags & FL_VM) {
 		for (unsigned n = SEG_ES; n <= SEG_GS; n++)
@@ -141,7 +143,6 @@ static void task_load_segments(struct cpu *c, const struct task *t, u32 ext)
 		cpu_update_mode(c);
 		return;
 	}
-	cpu_update_mode(c);
 	task_load_cs(c, t->seg[SEG_CS], ext);
 	task_load_ss(c, t->seg[SEG_SS], cpl, ext);
 	cpu_update_mode(c);
@@ -208,7 +209,7 @@ void task_switch(struct cpu *c, u16 selector, enum task_switch why, u64 next, bo
 	const struct tss_layout *l = layout_of(desc_type(desc));
 	struct task t = task_read(c, l, base);
 
-	task_save(c, next, why == TASK_IRET);
+	task_save(c, next, why);
 	if (nested)
 		mem_write_system(c, base, 2, old);
 	if (!nested)
