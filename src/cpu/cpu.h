@@ -233,6 +233,7 @@ struct tlb {
 /* Bits of cpu.request: any one ends the run at the next block boundary. */
 #define REQ_KICK BIT(0)      /* the owner wants to look */
 #define REQ_SIGNAL BIT(1)    /* a signal was delivered to the thread */
+#define REQ_ENGINE BIT(3)    /* the engine's own, between vCPUs: the run goes on */
 #define REQ_TLB_FLUSH BIT(2) /* the memory map or someone's dirty log changed: the owner flushes before re-entry */
 
 /* Execution mode of the current code segment. */
@@ -311,6 +312,7 @@ struct cpu {
 	jmp_buf *unwind; /* where faults and exits go; set by the engine's run loop */
 	bool in_engine;  /* this thread executes guest code: a host SIGSEGV, SIGBUS or SIGFPE is the guest's */
 	void *engine;    /* the engine's own */
+	void *engine_vm; /* what the engine shares between the vCPUs of a VM; set before x86_ops.vcpu_create */
 	/* The engine's, or NULL: @size bytes at @host, on a page that gpa_has_code(), are about to be written by this vCPU. */
 	void (*code_write)(struct cpu *c, const struct gpa_slot *slot, u64 gpa, u8 *host, unsigned size);
 	void *owner;     /* the kvm room's vcpu */

@@ -19,10 +19,12 @@ struct gpa_slot {
 	u32 flags;
 	u32 id;             /* memslot number, for the owner */
 	_Atomic u64 *dirty; /* [a] a bit per page, with GPA_LOG_DIRTY */
-	_Atomic u8 *code;   /* [a] a byte per page: nonzero when an engine holds translations of it; NULL: none does */
+	_Atomic u16 *code;  /* [a] for each page, how many vCPUs hold translations of it; NULL: none ever does */
+	u64 code_id;        /* tells one array @code from all others, past and present */
 };
 
 struct gpa_map {
+	u64 gen; /* unique among all maps */
 	u32 nr;
 	struct gpa_slot slot[];
 };

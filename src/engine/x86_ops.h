@@ -13,6 +13,10 @@ struct x86_ops {
 	/* Before each VM's first vCPU; idempotent. 0 or -errno. */
 	int (*hardware_setup)(void);
 
+	/* What the engine shares between the vCPUs of a VM. NULL members: nothing. 0 or -ENOMEM. */
+	int (*vm_init)(void **engine_vm);
+	void (*vm_destroy)(void *engine_vm);
+
 	/* The engine's part of a vCPU: cpu->engine. 0 or -ENOMEM. */
 	int (*vcpu_create)(struct cpu *c);
 	void (*vcpu_free)(struct cpu *c);

@@ -116,6 +116,7 @@ enum irqchip_mode { IRQCHIP_NONE, IRQCHIP_KERNEL, IRQCHIP_SPLIT };
 struct vm {
 	_Atomic u32 refs;            /* [a] one per descriptor of the VM and of its vCPUs */
 	const struct x86_ops *ops;   /* [I] */
+	void *engine_vm;             /* [I] the engine's, for all vCPUs */
 	pthread_mutex_t lock, slots_lock, irq_lock;
 	struct timer_thread *timers; /* [I] */
 

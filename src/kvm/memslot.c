@@ -36,6 +36,13 @@ void vm_publish_map(struct vm *vm, struct gpa_map *map)
 	free(old);
 }
 
+static u64 next_unique(void)
+{
+	static _Atomic u64 last;
+
+	return atomic_fetch_add(&last, 1) + 1;
+}
+
 /* A copy of the map without slot @drop (may be NULL) and with @add (may be NULL). NULL: out of memory. */
 static struct gpa_map *edit_map(struct vm *vm, const struct gpa_slot *drop, const struct gpa_slot *add)
 {
@@ -45,6 +52,7 @@ static struct gpa_map *edit_map(struct vm *vm, const struct gpa_slot *drop, cons
 
 	if (!m)
 		return NULL;
+	m->gen = next_unique();
 	m->nr = 0;
 	for (u32 i = 0; i < nr; i++) {
 		const struct gpa_slot *s = &old->slot[i];
@@ -80,11 +88,13 @@ static int delete_slot(struct vm *vm, const struct gpa_slot *old)
 	if (!old)
 		return -EINVAL;
 	_Atomic u64 *dirty = old->dirty;
+	_Atomic u16 *code = old->code;
 	struct gpa_map *m = edit_map(vm, old, NULL);
 	if (!m)
 		return -ENOMEM;
 	vm_publish_map(vm, m);
 	free((void *)dirty);
+	free((void *)code);
 	return 0;
 }
 
@@ -100,7 +110,8 @@ static int set_slot(struct vm *vm, const struct gpa_slot *old, const struct kvm_
 	};
 	_Atomic u64 *unused = NULL;
 
-	slot.code = old ? old->code : calloc(slot.size >> PAGE_SHIFT, 1);
+	slot.code = old ? old->code : calloc(slot.size >> PAGE_SHIFT, sizeof(*slot.code));
+	slot.code_id = old ? old->code_id : next_unique();
 	if (old) {
 		if (slot.hva != old->hva || slot.size != old->size || ((slot.flags ^ old->flags) & GPA_READONLY))
 			return -EINVAL;
@@ -156,8 +167,10 @@ void vm_free_slots(struct vm *vm)
 {
 	struct gpa_map *m = vm_map(vm);
 
-	for (u32 i = 0; m && i < m->nr; i++)
-		free((void *)m->slot[i].dirty), free((void *)m->slot[i].code);
+	for (u32 i = 0; m && i < m->nr; i++) {
+		free((void *)m->slot[i].dirty);
+		free((void *)m->slot[i].code);
+	}
 	free(m);
 }
 

@@ -55,6 +55,7 @@ static int vcpu_init(struct vcpu *v, struct vm *vm, u32 id)
 	int r = cpu_init(&v->cpu);
 	if (r == 0)
 		r = cpuid_set(&v->cpu, NULL, 0);
+	v->cpu.engine_vm = vm->engine_vm;
 	if (r == 0)
 		r = vm->ops->vcpu_create(&v->cpu);
 	if (r)

@@ -39,6 +39,8 @@ static void vm_free(struct vm *vm)
 	pthread_mutex_destroy(&vm->filter_lock);
 	pthread_cond_destroy(&vm->quiet);
 	pthread_rwlock_destroy(&vm->bus_lock);
+	if (vm->ops->vm_destroy)
+		vm->ops->vm_destroy(vm->engine_vm);
 	free(vm);
 }
 
@@ -94,7 +96,8 @@ int vm_create_fd(unsigned long type)
 	vm_clock_init(vm);
 	/* Two timers a vCPU (LAPIC, signal mask), one for the PIT and the IOAPIC. */
 	vm->timers = timer_thread_start(2 * VM_MAX_VCPUS + 1);
-	int fd = vm->timers ? file_create(&vm_file_ops, vm, 0, NULL) : -ENOMEM;
+	r = ops->vm_init ? ops->vm_init(&vm->engine_vm) : 0;
+	int fd = r ? r : vm->timers ? file_create(&vm_file_ops, vm, 0, NULL) : -ENOMEM;
 	if (fd < 0)
 		vm_put(vm);
 	return fd;

@@ -2,6 +2,7 @@
 #include "engine/jit/jit.h"
 
 #include "cpu/gpa.h"
+#include "cpu/mmu.h"
 
 static unsigned hash_rip(u64 rip)
 {
@@ -24,18 +25,6 @@ void *jit_data(struct jit *j, size_t size)
 	return p;
 }
 
-void jit_flush(struct jit *j)
-{
-	memset(j->hash, 0, sizeof(j->hash));
-	memset(j->page, 0, sizeof(j->page));
-	memset(j->jump, 0, sizeof(j->jump));
-	j->e.p = j->code_start;
-	j->data_p = j->data;
-	j->flush = false;
-	j->stat.flushes++;
-	copy_arena_reset(&j->copy);
-}
-
 struct jit_block *jit_find(struct jit *j, u64 rip, const u8 *p)
 {
 	for (struct jit_block *b = j->hash[hash_rip(rip)]; b; b = b->next)
@@ -44,10 +33,59 @@ struct jit_block *jit_find(struct jit *j, u64 rip, const u8 *p)
 	return NULL;
 }
 
+/* The memory slot that holds host address @p, or NULL. */
+static const struct gpa_slot *slot_of(const struct gpa_map *m, const u8 *p)
+{
+	for (u32 n = 0; m && n < m->nr; n++)
+		if (p >= m->slot[n].hva && p < m->slot[n].hva + m->slot[n].size)
+			return &m->slot[n];
+	return NULL;
+}
+
+static bool page_has_blocks(const struct jit *j, const u8 *p)
+{
+	for (const struct jit_block *b = j->page[hash_page(p)]; b; b = b->page_next)
+		if (((u64)b->code ^ (u64)p) < PAGE_SIZE)
+			return true;
+	return false;
+}
+
+/* This vCPU has translated something of @b's page, for the first time since it had nothing of it. */
+static void mark_page(struct jit *j, struct jit_block *b)
+{
+	const struct gpa_slot *s = slot_of(j->cpu->map, b->code);
+
+	if (!s || !s->code)
+		return;
+	b->mark = &s->code[(u64)(b->code - s->hva) >> PAGE_SHIFT];
+	b->mark_id = s->code_id;
+	if (atomic_fetch_add(b->mark, 1) == 0) {
+		tlb_drop_writes(j->cpu, b->code);
+		hub_watch(j, b->code);
+	}
+}
+
+/* Its last block there is gone. The counter is gone too when the memory slot was deleted. */
+static void unmark_page(struct jit *j, const struct jit_block *b)
+{
+	const struct gpa_slot *s = slot_of(j->cpu->map, b->code);
+
+	if (b->mark && s && s->code_id == b->mark_id)
+		atomic_fetch_sub(b->mark, 1);
+}
+
 void jit_insert(struct jit *j, struct jit_block *b)
 {
 	struct jit_block **h = &j->hash[hash_rip(b->rip)], **page = &j->page[hash_page(b->code)];
 
+	for (struct jit_block *o = *page; o && !b->mark; o = o->page_next)
+		if (((u64)o->code ^ (u64)b->code) < PAGE_SIZE) {
+			b->mark = o->mark;
+			b->mark_id = o->mark_id;
+		}
+	if (!b->mark)
+		mark_page(j, b);
+	b->settled_at = hub_now(j);
 	b->next = *h;
 	*h = b;
 	b->page_next = *page;
@@ -81,6 +119,8 @@ void jit_block_kill(struct jit *j, struct jit_block *b)
 	b->dead = true;
 	unchain(&j->hash[hash_rip(b->rip)], b, false);
 	unchain(&j->page[hash_page(b->code)], b, true);
+	if (!page_has_blocks(j, b->code))
+		unmark_page(j, b);
 	for (struct jit_link *l = b->incoming; l; l = l->next)
 		if (l->to == b)
 			jit_link_set(l, NULL);
@@ -90,20 +130,28 @@ void jit_block_kill(struct jit *j, struct jit_block *b)
 		e->key = e->code = 0;
 }
 
-unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size, bool *empty)
+unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size)
 {
 	struct jit_block *next;
 	unsigned killed = 0;
 
-	*empty = true;
 	for (struct jit_block *b = j->page[hash_page(p)]; b; b = next) {
 		next = b->page_next;
 		if (p < b->code + b->len && p + size > b->code) {
 			jit_block_kill(j, b);
 			killed++;
-		} else if (((u64)b->code ^ (u64)p) < PAGE_SIZE) {
-			*empty = false;
 		}
 	}
 	return killed;
+}
+
+void jit_flush(struct jit *j)
+{
+	for (unsigned n = 0; n < ARRAY_SIZE(j->page); n++)
+		while (j->page[n])
+			jit_block_kill(j, j->page[n]);
+	j->e.p = j->code_start;
+	j->data_p = j->data;
+	copy_arena_reset(&j->copy);
+	j->stat.flushes++;
 }

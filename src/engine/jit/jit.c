@@ -44,6 +44,7 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 	c->smc = false;
 	j->stat.helpers++;
 	i->fn(c, i);
+	hub_written(j);
 	jit_flags_from_cpu(j);
 	bool ends = block_ends_at(i);
 	if (!ends)
@@ -68,6 +69,7 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	if (host && !c->smc)
 		return host;
 	site->insn->fn(c, site->insn);
+	hub_written(j);
 	jit_flags_from_cpu(j);
 	jit_epoch(j);
 	bool leave = c->smc || block_ends_at(site->insn) || loop_attention(c);
@@ -81,29 +83,12 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 
 static void jit_code_write(struct cpu *c, const struct gpa_slot *slot, u64 gpa, u8 *host, unsigned size)
 {
-	bool empty;
+	struct jit *j = jit_of(c);
 
 	/* The block under execution may be among them: it is left after this instruction. */
-	if (jit_invalidate(jit_of(c), host, size, &empty))
+	if (jit_invalidate(j, host, size))
 		c->smc = true;
-	if (empty)
-		atomic_store(&slot->code[(gpa - slot->gpa) >> PAGE_SHIFT], 0);
-}
-
-/* From now on writes to the page of @p are noticed. */
-static void watch_page(struct jit *j, const u8 *p)
-{
-	struct cpu *c = j->cpu;
-
-	for (u32 n = 0; n < c->map->nr; n++) {
-		const struct gpa_slot *s = &c->map->slot[n];
-
-		if (p < s->hva || p >= s->hva + s->size || !s->code)
-			continue;
-		_Atomic u8 *mark = &s->code[(u64)(p - s->hva) >> PAGE_SHIFT];
-		if (!atomic_exchange(mark, 1))
-			tlb_drop_writes(c, p);
-	}
+	hub_wrote(j, host, size);
 }
 
 /* --- The dispatcher -------------------------------------------------------------------------------------------------- */
@@ -129,8 +114,11 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 		}
 		if (!b || !b->nr)
 			return NULL;
-		watch_page(j, p);
 		jit_insert(j, b);
+	}
+	if (!hub_settled(j, b)) {
+		*link = NULL;
+		return b;
 	}
 	if (c->rip >> 47 == 0 || c->rip >> 47 == 0x1ffff) {
 		struct jump_entry *e = &j->jump[c->rip & ((1u << JUMP_BITS) - 1)];
@@ -147,6 +135,8 @@ static enum exit_reason jit_blocks(struct cpu *c)
 	enum exit_reason reason;
 
 	for (;;) {
+		hub_written(j); /* by an instruction that left by way of cpu->unwind */
+		hub_read(j);
 		if (unlikely(loop_attention(c))) {
 			link = NULL;
 			if (loop_attend(c, &reason))
@@ -183,7 +173,16 @@ static enum exit_reason jit_blocks(struct cpu *c)
 
 static enum exit_reason jit_run(struct cpu *c)
 {
-	return loop_run(c, jit_blocks);
+	struct jit *j = jit_of(c);
+
+	if (j->map_gen != c->map->gen) {
+		jit_flush(j);
+		j->map_gen = c->map->gen;
+	}
+	hub_enter(j);
+	enum exit_reason reason = loop_run(c, jit_blocks);
+	hub_leave(j);
+	return reason;
 }
 
 /* --- The table --------------------------------------------------------------------------------------------------------- */
@@ -199,6 +198,7 @@ static void jit_vcpu_free(struct cpu *c)
 
 	if (!j)
 		return;
+	hub_remove(j);
 	block_cache_fini(&j->bc);
 	copy_arena_fini(&j->copy);
 	if (j->rw)
@@ -243,7 +243,9 @@ static int jit_vcpu_create(struct cpu *c)
 	c->engine = j;
 	j->cpu = c;
 	j->data = low_alloc(JIT_DATA_SIZE);
-	int r = block_cache_init(&j->bc);
+	int r = hub_add(c->engine_vm, j);
+	if (!r)
+		r = block_cache_init(&j->bc);
 	if (!r)
 		r = copy_arena_init(&j->copy, COPY_ARENA_SIZE);
 	if (!r)
@@ -265,6 +267,8 @@ static int jit_vcpu_create(struct cpu *c)
 const struct x86_ops jit_x86_ops = {
 	.name = "jit",
 	.hardware_setup = jit_hardware_setup,
+	.vm_init = hub_create,
+	.vm_destroy = hub_destroy,
 	.vcpu_create = jit_vcpu_create,
 	.vcpu_free = jit_vcpu_free,
 	.vcpu_load = loop_vcpu_load,

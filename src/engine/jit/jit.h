@@ -16,6 +16,7 @@
 #include "cpu/insn.h"
 #include "engine/interp/block.h"
 #include "engine/jit/emit.h"
+#include "engine/jit/hub.h"
 
 #define S0 H_R14
 #define S1 H_R15
@@ -55,6 +56,9 @@ struct jit_block {
 	struct jit_block *next;      /* in the hash chain */
 	struct jit_block *page_next; /* of the blocks that begin in the same page */
 	struct jit_link *incoming;
+	_Atomic u16 *mark;     /* the memory slot's counter of the page: see gpa_slot.code */
+	u64 mark_id;
+	u64 settled_at;        /* see hub.h */
 	u16 len;
 	u8 mmu_index, nr;
 	bool dead;
@@ -83,6 +87,10 @@ struct jit {
 	u8 *data, *data_p;     /* blocks, instructions, links: freed together */
 	struct jit_block *hash[1u << JIT_HASH_BITS];
 	struct jit_block *page[1u << JIT_HASH_BITS];
+	u64 map_gen;           /* of the memory map that the blocks were made under */
+	struct jit_hub *hub;
+	struct jit_inbox inbox;
+	struct code_range wrote; /* code that the instruction under execution writes */
 	u64 seen_gen;          /* cpu->exec_gen for which epoch was made */
 	u32 epoch_nr;
 	bool flush;            /* to be done by the dispatcher */
@@ -115,10 +123,11 @@ void jit_epoch(struct jit *j);
 
 /* cache.c */
 struct jit_block *jit_find(struct jit *j, u64 rip, const u8 *p);
+/* Makes @b findable. Writes to its page are noticed from now on, by every vCPU: see hub.h. */
 void jit_insert(struct jit *j, struct jit_block *b);
 void jit_block_kill(struct jit *j, struct jit_block *b);
-/* Ends the blocks that @size bytes at @p touch. Returns how many; *@empty: none is left in that page. */
-unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size, bool *empty);
+/* Ends the blocks that @size bytes at @p touch. Returns how many. */
+unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size);
 void jit_flush(struct jit *j);
 void *jit_data(struct jit *j, size_t size);
 void jit_link_set(struct jit_link *l, struct jit_block *to);
@@ -128,6 +137,18 @@ u64 jit_helper(struct jit *j, const struct jit_site *site);
 void *jit_slow(struct jit *j, u64 la, const struct jit_site *site);
 #define JIT_SLOW_SKIP ((void *)0) /* the instruction was executed in C: go on with the next */
 #define JIT_SLOW_LEAVE ((void *)1) /* so it was, and the block must be left: cpu->rip says where to */
+
+static inline void hub_read(struct jit *j)
+{
+	if (unlikely(atomic_load_explicit(&j->inbox.any, memory_order_acquire)))
+		hub_read_slow(j);
+}
+
+static inline void hub_written(struct jit *j)
+{
+	if (unlikely(j->wrote.size))
+		hub_written_slow(j);
+}
 
 /* flags <-> cpu->rflags */
 static inline void jit_flags_to_cpu(struct jit *j)

@@ -578,8 +578,8 @@ static void tr_insn(struct tr *t, unsigned n)
 		done = tr_pop(t, n, i);
 	} else if (r->sem == &sem_leave) {
 		done = tr_leave(t, n, i);
-	} else if (r->sem == &sem_nop) {
-		done = true;
+	} else if (r->sem == &sem_nop && i->fn == sem_nop.fn[0][0]) {
+		done = true; /* not one that is checked first */
 	} else if (r->sem == &sem_lea && i->opsize >= 4) {
 		tr_lea(t, i);
 		done = true;
