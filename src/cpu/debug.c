@@ -108,7 +108,8 @@ static void debug_exit(struct cpu *c, enum vector v, u64 dr6)
 
 bool debug_step(struct cpu *c, void (*step)(struct cpu *), enum exit_reason *reason)
 {
-	u64 hit = c->rflags & FL_RF ? 0 : debug_match(c, c->rip + c->seg[SEG_CS].base, 1, ACC_EXEC);
+	/* An instruction that goes on with answers of the outside has been looked at before. */
+	u64 hit = c->rflags & FL_RF || c->io.done ? 0 : debug_match(c, c->rip + c->seg[SEG_CS].base, 1, ACC_EXEC);
 
 	if (hit) {
 		if (!(c->guest_debug & GUEST_DEBUG_HW_BP))
@@ -121,8 +122,10 @@ bool debug_step(struct cpu *c, void (*step)(struct cpu *), enum exit_reason *rea
 	bool tf = c->rflags & FL_TF;
 	/* RF holds for one instruction; what that instruction loads into it (IRET) stays (SDM vol. 3B, 18.3.1.1). */
 	c->rflags &= ~FL_RF;
+	/* What MOV SS hit is reported behind the next instruction. */
+	if (!(c->int_shadow & SHADOW_MOV_SS))
+		c->db_pending = 0;
 	c->int_shadow = 0;
-	c->db_pending = 0;
 	step(c);
 
 	/* MOV SS and POP SS hold debug traps off (SDM vol. 3A, 6.8.3). */

@@ -13,10 +13,14 @@ bool loop_attend(struct cpu *c, enum exit_reason *reason)
 {
 	/* An instruction that waited for the outside is finished before anything else is looked at. */
 	if (c->io.done) {
+		bool over = false;
 		c->io.next = 0;
-		loop_step(c);
+		if (c->debug_active || (c->rflags & FL_TF))
+			over = debug_step(c, loop_step, reason);
+		else
+			loop_step(c);
 		cpu_io_retire(c);
-		return false;
+		return over;
 	}
 	if (atomic_load_explicit(&c->request, memory_order_acquire) || *c->immediate_exit) {
 		*reason = EXIT_KICK;
@@ -68,6 +72,14 @@ static bool loop_fault(struct cpu *c, enum exit_reason *reason)
 	if (!event_merge(c, &c->fault, &e)) {
 		c->delivering.type = EV_NONE;
 		*reason = EXIT_TRIPLE_FAULT;
+		return true;
+	}
+	/* A delivery may fault again, and without end where a task traps as it starts: requests are heeded in between. */
+	if (c->delivering.type && cpu_must_stop(c)) {
+		event_apply_payload(c, &e);
+		c->inject = e;
+		c->delivering.type = EV_NONE;
+		*reason = EXIT_KICK;
 		return true;
 	}
 	loop_deliver(c, &e);
