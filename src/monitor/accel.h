@@ -7,15 +7,16 @@
 struct accel_check {
 	bool usable;
 	char why[160];  /* one line for the user: what it can do, or why it cannot be used */
+	/* Processor time. 0 when the test did not come that far. */
 	u64 native_ns;  /* the test loop on this processor... */
-	u64 guest_ns;   /* ...and in a guest; 0 when it did not come that far */
-	u64 exit_ns;    /* a port access handled by this program; 0 the same */
-	u64 elapsed_ns; /* the whole test */
+	u64 guest_ns;   /* ...and in a guest */
+	u64 exit_ns;    /* a port access handled by this program */
+	u64 elapsed_ns; /* real time of the whole test */
 };
 
 /* Milliseconds after which a /dev/kvm that has not passed counts as useless. */
 #define ACCEL_DEADLINE_MS 300
-/* The same for the test loop alone. */
+/* The same for the test loop alone, of processor time. */
 #define ACCEL_LOOP_MS 60
 
 /*
