@@ -327,7 +327,7 @@ static void clzero(struct cpu *c, const struct insn *i)
 	static const u8 zeros[64];
 	u64 ea = i->addrsize == 8 ? c->gpr[RAX] : i->addrsize == 4 ? (u32)c->gpr[RAX] : (u16)c->gpr[RAX];
 
-	mem_write_block(c, i->seg, seg_la(c, i->seg, ea & ~63ull, 64, ACC_WRITE), zeros, 64);
+	mem_write_block(c, i->seg, seg_la(c, i->seg, ea, 1, ACC_WRITE) & ~63ull, zeros, 64);
 }
 
 static void fence(struct cpu *c, const struct insn *i)

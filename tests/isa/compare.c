@@ -56,7 +56,7 @@ static void compare_gprs(const struct test_case *t, const struct state *host, co
 {
 	static const char *const names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"};
 	/* What becomes of the upper halves outside of 64-bit mode is undefined (SDM vol. 1, 3.4.1.1). */
-	u64 mask = t->bits == 64 && host->cs != SEL_CS32 ? ~0ull : 0xffffffff;
+	u64 mask = t->bits == 64 && host->cs == SEL_CS64 ? ~0ull : 0xffffffff;
 
 	for (unsigned n = 0; n < (t->bits == 64 ? 16u : 8u); n++)
 		if ((host->gpr[n] ^ ours->gpr[n]) & mask)
@@ -219,12 +219,28 @@ static void print_inputs(const struct test_case *t)
 	       t->in.x87[3], t->in.x87[2]);
 }
 
+static void print_stack(const struct test_case *t)
+{
+	u64 at = (t->bits == 64 ? t->in.gpr[RSP] : t->bits == 32 ? (u32)t->in.gpr[RSP] : (u16)t->in.gpr[RSP]) + t->data_base - DATA_BASE;
+
+	if (at > DATA_SIZE - 40)
+		return;
+	printf("#   at rSP, afterwards:");
+	for (unsigned n = 0; n < 5; n++) {
+		u64 v;
+		memcpy(&v, native_data() + at + 8 * n, 8);
+		printf(" %016llx", (unsigned long long)v);
+	}
+	printf("\n");
+}
+
 void print_differences(const struct test_case *t, const struct outcome *host, const struct outcome *ours)
 {
 	char a[32];
 
 	print_case(t);
 	print_inputs(t);
+	print_stack(t);
 	report = stdout;
 	if (host->vector == ours->vector)
 		printf("#   exception %s\n", vector_name(host->vector, a));

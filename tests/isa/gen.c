@@ -558,8 +558,10 @@ static void poke_far(const struct test_case *t, u64 target, unsigned size, bool 
 	/* AMD's processors know no 64-bit offset in a far pointer in memory. */
 	if (pointer && size == 8 && cpuid_host_amd())
 		size = 4;
-	u64 part[5] = {code_target(t), pick_code_selector(t), (rng() & (FL_ARITH | FL_DF | FL_NT | FL_AC | FL_ID)) | FL_IF,
-		       pick_safe(t), rng_chance(6) ? pick_selector() : t->in.ss};
+	u16 cs = pick_code_selector(t);
+	u64 part[5] = {code_target(t) + t->code_base - (cs == SEL_CS16 ? CODE16_BASE : 0), cs,
+		       (rng() & (FL_ARITH | FL_DF | FL_NT | FL_AC | FL_ID)) | FL_IF, pick_safe(t),
+		       rng_chance(6) ? pick_selector() : t->in.ss};
 
 	poke(target, &part[0], size);
 	poke(target + size, &part[1], pointer ? 2 : size);
