@@ -141,7 +141,7 @@ _Noreturn void cpu_exit(struct cpu *c, enum exit_reason reason)
 	}
 	/* The instruction starts again: from the first answer. */
 	c->io.next = 0;
-	_longjmp(*c->unwind, UNWIND_EXIT);
+	longjmp(*c->unwind, UNWIND_EXIT);
 }
 
 u64 cpu_io(struct cpu *c, enum io_kind kind, u64 addr, unsigned size, u64 data)

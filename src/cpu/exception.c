@@ -13,7 +13,7 @@ static _Noreturn void raise_event(struct cpu *c, struct event e)
 	c->fault = e;
 	/* Answers of the outside belong to an instruction that is over. */
 	cpu_io_retire(c);
-	_longjmp(*c->unwind, UNWIND_FAULT);
+	longjmp(*c->unwind, UNWIND_FAULT); /* not _longjmp(), which ThreadSanitizer does not know */
 }
 
 _Noreturn void raise_fault(struct cpu *c, enum vector v)
@@ -57,7 +57,7 @@ static enum fault_class class_of(const struct event *e)
 	}
 }
 
-static void apply_payload(struct cpu *c, const struct event *e)
+void event_apply_payload(struct cpu *c, const struct event *e)
 {
 	if (!e->has_payload)
 		return;
@@ -74,7 +74,7 @@ bool event_merge(struct cpu *c, const struct event *fault, struct event *out)
 	if (first == DOUBLE_FAULT && second >= CONTRIBUTORY)
 		return false;
 	if ((first == CONTRIBUTORY && second == CONTRIBUTORY) || (first == PAGE_FAULT && second >= CONTRIBUTORY)) {
-		apply_payload(c, fault);
+		event_apply_payload(c, fault);
 		*out = (struct event){.type = EV_EXCEPTION, .vector = VEC_DF, .has_error = true};
 		return true;
 	}
@@ -280,7 +280,7 @@ static void deliver_long(struct cpu *c, const struct event *e)
 void event_deliver(struct cpu *c, const struct event *e)
 {
 	c->delivering = *e;
-	apply_payload(c, e);
+	event_apply_payload(c, e);
 	if (c->mode == MODE_REAL)
 		deliver_real(c, &c->delivering);
 	else if (c->efer & EFER_LMA)
