@@ -1,9 +1,6 @@
 /* Console and checks, for 32- and 64-bit programs. */
 #include "guest.h"
 
-void *memset(void *p, int v, unsigned long n);
-void *memcpy(void *to, const void *from, unsigned long n);
-
 void *memset(void *p, int v, unsigned long n)
 {
 	void *d = p;

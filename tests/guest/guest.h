@@ -21,6 +21,9 @@ void guest_main(void);
 _Noreturn void guest_exit(int status);
 void guest_init(void);
 
+void *memset(void *p, int v, unsigned long n);
+void *memcpy(void *to, const void *from, unsigned long n);
+
 void print(const char *s);
 void print_hex(u64 v);
 

@@ -1,7 +1,7 @@
 /*
  * Runs one guest image on struct kvm_if and passes its TAP lines on.
  *
- * usage: run [-c CPUS] [-t SECONDS] IMAGE
+ * usage: run [-c CPUS] [-e ENGINE] [-t SECONDS] IMAGE
  * ANYKVM_TEST_KVM=sys takes the real /dev/kvm instead of libanykvm.
  */
 #include <errno.h>
@@ -280,16 +280,18 @@ int main(int argc, char **argv)
 	const char *which = getenv("ANYKVM_TEST_KVM");
 	int opt, seconds = 60, r;
 
-	while ((opt = getopt(argc, argv, "c:t:")) != -1) {
+	while ((opt = getopt(argc, argv, "c:e:t:")) != -1) {
 		if (opt == 'c')
 			m.nr_vcpus = atoi(optarg);
+		else if (opt == 'e' && !anykvm_set_engine(optarg))
+			;
 		else if (opt == 't')
 			seconds = atoi(optarg);
 		else
 			return 2;
 	}
 	if (optind != argc - 1 || m.nr_vcpus < 1 || m.nr_vcpus > 8) {
-		fprintf(stderr, "usage: run [-c CPUS] [-t SECONDS] IMAGE\n");
+		fprintf(stderr, "usage: run [-c CPUS] [-e ENGINE] [-t SECONDS] IMAGE\n");
 		return 2;
 	}
 	m.kvm = which && !strcmp(which, "sys") ? &sys_kvm_if : &anykvm_kvm_if;
