@@ -76,7 +76,7 @@ enum msr_result pv_wrmsr(struct vcpu *v, u32 index, u64 value, bool host)
 		vcpu_request(v, VREQ_STEAL);
 		return MSR_OK;
 	case KVM_FEATURE_PV_EOI:
-		if (!lapic_in_kernel(v) || value & 2)
+		if (value & 2)
 			return MSR_INVALID;
 		v->msr_pv_eoi = value;
 		set_area(&v->eoi_area, value, ~1ull);
