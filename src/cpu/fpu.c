@@ -1,11 +1,11 @@
-/* FPU and vector state: reset, the x87 and MMX views of the register stack, and the XSAVE formats (SDM vol. 1, chapter 13). */
+/* FPU and vector state: reset, the x87 and MMX views of the stack, the XSAVE formats (SDM vol. 1, chapter 13). */
 #include "cpu/fpu.h"
 
 #include <cpuid.h>
 #include <pthread.h>
 #include <string.h>
 
-/* --- x87 and MMX ------------------------------------------------------------------------------------ */
+/* --- x87 and MMX --------------------------------------------------------------------------------------------- */
 
 void fpu_set_fsw(struct fpu_state *f, u16 fsw)
 {
@@ -54,7 +54,7 @@ void fpu_enter_mmx(struct fpu_state *f)
 	f->x87[FX_FTW] = 0xff;
 }
 
-/* --- Components ----------------------------------------------------------------------------------------- */
+/* --- Components ---------------------------------------------------------------------------------------------- */
 
 struct xlayout {
 	u64 supported;
@@ -272,7 +272,7 @@ void xcomp_reset(struct fpu_state *f, enum xcomp n, bool long_mode)
 	f->xinuse = long_mode || n == XC_X87 || n == XC_OPMASK || n == XC_PKRU ? xinuse & ~BIT64(n) : xinuse;
 }
 
-/* --- The KVM ABI's area: standard format, everything in it ------------------------------------------------- */
+/* --- The KVM ABI's area: standard format, everything in it --------------------------------------------------- */
 
 void fpu_to_xsave(const struct fpu_state *f, u64 xcr0, u8 *area, unsigned size)
 {

@@ -4,8 +4,10 @@
 
 #include "cpu/cpu.h"
 
-/* State components (SDM vol. 1, 13.1): bits of XCR0, XSTATE_BV and fpu_state.xinuse, numbers of CPUID 0xD sub-leaves. */
-enum xcomp { XC_X87 = 0, XC_SSE = 1, XC_AVX = 2, XC_OPMASK = 5, XC_ZMM_HI256 = 6, XC_HI16_ZMM = 7, XC_PKRU = 9, NR_XC = 10 };
+/* State components (SDM vol. 1, 13.1): bits of XCR0, XSTATE_BV and fpu_state.xinuse, sub-leaves of CPUID 0xD. */
+enum xcomp {
+	XC_X87 = 0, XC_SSE = 1, XC_AVX = 2, XC_OPMASK = 5, XC_ZMM_HI256 = 6, XC_HI16_ZMM = 7, XC_PKRU = 9, NR_XC = 10
+};
 #define XF(n) BIT64(XC_##n)
 #define XF_AVX512 (XF(OPMASK) | XF(ZMM_HI256) | XF(HI16_ZMM))
 
@@ -63,13 +65,16 @@ void fpu_fninit(struct fpu_state *f);
  */
 void fpu_set_fcw(struct fpu_state *f, u16 fcw);
 
-/* Sets FSW to @fsw. The registers stay where they are, so that the image, which has them in stack order, turns with TOP. */
+/* Sets FSW. The registers stay where they are, so that the image, which has them in stack order, turns with TOP. */
 void fpu_set_fsw(struct fpu_state *f, u16 fsw);
 
 /* What every MMX instruction does before it executes: TOP becomes 0 and all registers valid (SDM vol. 1, 9.5.1). */
 void fpu_enter_mmx(struct fpu_state *f);
 
-/* XSAVE standard format, @size bytes (at least 576), all components of @xcr0. Reading validates MXCSR and XSTATE_BV: false when bad. */
+/*
+ * XSAVE standard format, @size bytes (at least 576), all components of @xcr0. Reading validates the header and MXCSR:
+ * false, and nothing changed, when bad.
+ */
 void fpu_to_xsave(const struct fpu_state *f, u64 xcr0, u8 *area, unsigned size);
 bool fpu_from_xsave(struct fpu_state *f, u64 xcr0, const u8 *area, unsigned size);
 

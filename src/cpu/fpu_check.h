@@ -1,4 +1,4 @@
-/* What every FPU and vector instruction asks before it executes, for those with semantics in C (SDM vol. 2, 2.4, 2.8). */
+/* What FPU and vector instructions ask before they execute, for those with semantics in C (SDM vol. 2, 2.4, 2.8). */
 #ifndef CPU_FPU_CHECK_H
 #define CPU_FPU_CHECK_H
 
@@ -45,7 +45,7 @@ static inline void avx_check(struct cpu *c, u64 need)
 		raise_fault(c, VEC_NM);
 }
 
-/* A memory operand that is not aligned as it must be: #GP(0), after #SS(0) for a stack address that is not canonical. */
+/* A memory operand not aligned as it must be: #GP(0), after #SS(0) for a stack address that is not canonical. */
 static inline _Noreturn void raise_misaligned(struct cpu *c, const struct insn *i, u64 la)
 {
 	unsigned shift = 64 - c->maxlinear;

@@ -1,4 +1,4 @@
-/* x87 control instructions, EMMS, MXCSR, VZEROUPPER and VZEROALL: what works on control words and whole files of registers. */
+/* x87 control instructions, EMMS, MXCSR, VZEROUPPER and VZEROALL: control words and whole files of registers. */
 #include <string.h>
 
 #include "cpu/fpu.h"
@@ -56,7 +56,7 @@ static void exec_fwait(struct cpu *c, const struct insn *i)
 	x87_wait(c);
 }
 
-/* --- Environment (SDM vol. 1, 8.1.10) ---------------------------------------------------------------- */
+/* --- Environment (SDM vol. 1, 8.1.10) ------------------------------------------------------------------------ */
 
 /* The two-bit tag of physical register @n: valid, zero, special, empty. */
 static unsigned full_tag(const struct fpu_state *f, unsigned n)
@@ -212,7 +212,7 @@ static void exec_frstor(struct cpu *c, const struct insn *i)
 		memcpy(c->fpu.x87 + FX_ST + 16 * n, image + env + 10 * n, 10);
 }
 
-/* --- MMX, MXCSR, upper halves ------------------------------------------------------------------------- */
+/* --- MMX, MXCSR, upper halves -------------------------------------------------------------------------------- */
 
 static void exec_emms(struct cpu *c, const struct insn *i)
 {

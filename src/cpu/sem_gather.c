@@ -18,7 +18,9 @@ static void clear_above(u8 *zmm, unsigned from)
 
 static void note_write(struct cpu *c, unsigned reg, unsigned bytes)
 {
-	c->fpu.xinuse |= reg >= 16 ? XF(HI16_ZMM) : XF(SSE) | (bytes > 16 ? XF(AVX) : 0) | (bytes > 32 ? XF(ZMM_HI256) : 0);
+	u64 low = XF(SSE) | (bytes > 16 ? XF(AVX) : 0) | (bytes > 32 ? XF(ZMM_HI256) : 0);
+
+	c->fpu.xinuse |= reg >= 16 ? XF(HI16_ZMM) : low;
 }
 
 static u64 element(const u8 *p, unsigned size)
@@ -34,9 +36,9 @@ static bool sign(const u8 *zmm, unsigned n, unsigned size)
 	return zmm[n * size + size - 1] & 0x80;
 }
 
-/* --- MASKMOVQ, MASKMOVDQU: bytes to DS:rDI --------------------------------------------------------------- */
+/* --- MASKMOVQ, MASKMOVDQU: bytes to DS:rDI ------------------------------------------------------------------- */
 
-/* Writes the bytes of @data whose mask byte has its sign set. The rights are those of the whole, as on AMD's processors. */
+/* Writes the bytes of @data whose mask byte has its sign set. As on AMD's processors, all must be writable. */
 static void write_selected(struct cpu *c, const struct insn *i, const u8 *data, const u8 *mask, unsigned size)
 {
 	u64 off = c->gpr[RDI];
@@ -65,7 +67,7 @@ static void exec_maskmovq(struct cpu *c, const struct insn *i)
 	write_selected(c, i, c->fpu.x87 + FX_ST + 16 * (i->reg & 7), c->fpu.x87 + FX_ST + 16 * (i->rm & 7), 8);
 }
 
-/* --- VMASKMOVPS/PD, VPMASKMOVD/Q ---------------------------------------------------------------------------- */
+/* --- VMASKMOVPS/PD, VPMASKMOVD/Q ----------------------------------------------------------------------------- */
 
 static unsigned maskmov_size(const struct insn *i)
 {
@@ -108,7 +110,7 @@ static void exec_vmaskmov_store(struct cpu *c, const struct insn *i)
 	}
 }
 
-/* --- Gathers and scatters -------------------------------------------------------------------------------------- */
+/* --- Gathers and scatters ------------------------------------------------------------------------------------ */
 
 /* Opcodes xx0, xx2 have dword indices, xx1, xx3 qword ones; W is the element. */
 struct vsib {

@@ -1,4 +1,4 @@
-/* FXSAVE, FXRSTOR and the XSAVE family (SDM vol. 1, 10.5 and 13.5 to 13.12). IA32_XSS is 0: no supervisor components. */
+/* FXSAVE, FXRSTOR and the XSAVE family (SDM vol. 1, 10.5, 13.5 to 13.12). No supervisor components: IA32_XSS is 0. */
 #include <string.h>
 
 #include "cpu/fpu.h"
@@ -38,7 +38,7 @@ static unsigned xmm_end(const struct cpu *c)
 	return FX_XMM + (c->code_bits == 64 ? 256 : 128);
 }
 
-/* --- FXSAVE ------------------------------------------------------------------------------------------ */
+/* --- FXSAVE -------------------------------------------------------------------------------------------------- */
 
 static u64 fx_la(struct cpu *c, const struct insn *i, enum access acc)
 {
@@ -81,7 +81,7 @@ static void exec_fxrstor(struct cpu *c, const struct insn *i)
 	c->fpu.mxcsr = mxcsr;
 }
 
-/* --- XSAVE ------------------------------------------------------------------------------------------------- */
+/* --- XSAVE --------------------------------------------------------------------------------------------------- */
 
 enum xsave_kind { XSAVE_PLAIN, XSAVE_OPT, XSAVE_COMPACTED };
 
@@ -184,7 +184,7 @@ static void exec_xsavec(struct cpu *c, const struct insn *i)
 	xsave(c, i, XSAVE_COMPACTED);
 }
 
-/* --- XRSTOR --------------------------------------------------------------------------------------------------- */
+/* --- XRSTOR -------------------------------------------------------------------------------------------------- */
 
 /* The header's conditions (SDM vol. 1, 13.8); @only_compacted: XRSTORS. */
 static void check_header(struct cpu *c, const u8 *header, bool only_compacted)

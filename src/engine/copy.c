@@ -29,7 +29,7 @@ struct copy_slot {
 	const struct thunk *thunk; /* NULL: empty */
 };
 
-/* --- Arena ------------------------------------------------------------------------------------------ */
+/* --- Arena --------------------------------------------------------------------------------------------------- */
 
 int copy_arena_init(struct copy_arena *a, size_t bytes)
 {
@@ -98,7 +98,7 @@ static struct copy_slot *slot_of(struct copy_arena *a, const struct copy_key *k)
 	return &a->slots[w[0] >> 52 & (COPY_SLOTS - 1)];
 }
 
-/* --- Faults that come before execution ------------------------------------------------------------------------ */
+/* --- Faults that come before execution ----------------------------------------------------------------------- */
 
 static inline bool gates_open(const struct cpu *c, const struct thunk *t)
 {
@@ -118,7 +118,7 @@ static _Noreturn void gate_fault(struct cpu *c, const struct thunk *t)
 	raise_fault(c, VEC_NM);
 }
 
-/* --- Memory operands --------------------------------------------------------------------------------------------- */
+/* --- Memory operands ----------------------------------------------------------------------------------------- */
 
 /* A memory operand: where it is, and where the thunk finds it. */
 struct operand_mem {
@@ -163,7 +163,8 @@ static u64 select_elements(const struct cpu *c, const struct insn *i, const stru
 
 /* One pass over the runs of selected elements. The order of accesses is that of the addresses. */
 enum run_op { RUN_PROBE, RUN_READ, RUN_WRITE };
-static void for_selected(struct cpu *c, const struct insn *i, const struct thunk *t, struct operand_mem *m, enum run_op op)
+static void for_selected(struct cpu *c, const struct insn *i, const struct thunk *t, struct operand_mem *m,
+			 enum run_op op)
 {
 	u64 sel = m->selected;
 
@@ -240,7 +241,7 @@ static void operand_close(struct cpu *c, const struct insn *i, const struct thun
 		mem_write_block(c, i->seg, m->la, m->bounce, m->size);
 }
 
-/* --- Execution ---------------------------------------------------------------------------------------------- */
+/* --- Execution ----------------------------------------------------------------------------------------------- */
 
 /* Last instruction, its operand and its opcode (SDM vol. 1, 8.1.8). Selectors are not kept, as on newer processors. */
 static void x87_note(struct cpu *c, const struct insn *i)
@@ -321,7 +322,7 @@ static void copy_any(struct cpu *c, const struct insn *i)
 		raise_ud(c);
 	if (unlikely(!gates_open(c, t)))
 		gate_fault(c, t);
-	/* CR0.NE clear would report by FERR# and IRQ 13, which no system uses with a processor that has these: #MF always. */
+	/* With CR0.NE clear it would be FERR# and IRQ 13, which no system of this age uses: #MF always. */
 	if ((t->what & THUNK_WAIT) && (fx_get16(c->fpu.x87, FX_FSW) & FSW_ES))
 		raise_fault(c, VEC_MF);
 	if (!i->is_mem) {

@@ -23,7 +23,7 @@ void copy_arena_fini(struct copy_arena *a);
 /* Forgets all thunks: no insn that was prepared before may run again. */
 void copy_arena_reset(struct copy_arena *a);
 
-/* Sets fn and thunk of @i. False: the arena is full; the caller forgets its decoded code, resets the arena, decodes again. */
+/* Sets fn and thunk of @i. False: the arena is full; the caller forgets its decoded code, resets it, decodes again. */
 bool copy_prepare(struct copy_arena *a, struct insn *i);
 
 #endif

@@ -131,7 +131,8 @@ static u8 *put_evex(u8 *p, const struct insn *i, const struct insn_row *r, const
 	unsigned last = i->bytes[i->opcode_off - 1]; /* z L'L b V' aaa: L'L may be a rounding mode */
 
 	p = put(p, 0x62);
-	p = put(p, (to->reg & 8 ? 0 : 0x80) | (x ? 0 : 0x40) | (rm & 8 ? 0 : 0x20) | (to->reg & 16 ? 0 : 0x10) | r->map);
+	p = put(p, (to->reg & 8 ? 0 : 0x80) | (x ? 0 : 0x40) | (rm & 8 ? 0 : 0x20) | (to->reg & 16 ? 0 : 0x10) |
+			   r->map);
 	p = put(p, vex_w(i, s) << 7 | (~to->vvvv & 15) << 3 | 4 | vex_pp(r));
 	p = put(p, (last & 0xf7) | (to->vvvv & 16 ? 0 : 8));
 	return put(p, i->opcode);

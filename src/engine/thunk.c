@@ -1,4 +1,4 @@
-/* Making of thunks: RDI is the CPU, RSI the memory operand, R11 the frame; vector and mask registers keep their numbers. */
+/* Making of thunks: RDI is the CPU, RSI the memory operand, R11 the frame; vector registers keep their numbers. */
 #include "engine/thunk.h"
 
 #include <string.h>
@@ -28,7 +28,7 @@ struct emit {
 	u8 host_gpr[16];
 };
 
-/* --- What the operands use -------------------------------------------------------------------------------- */
+/* --- What the operands use ----------------------------------------------------------------------------------- */
 
 static void use_v(struct uses *u, unsigned n, bool out)
 {
@@ -129,7 +129,7 @@ static void find_uses(struct uses *u, const struct insn *i, const struct insn_ro
 	use_g(u, RCX, tests && !xmm0);
 }
 
-/* --- Emission ------------------------------------------------------------------------------------------------- */
+/* --- Emission ------------------------------------------------------------------------------------------------ */
 
 static void bytes(struct emit *e, const char *b, unsigned n)
 {
@@ -291,8 +291,8 @@ static void emit_exit(struct emit *e, const struct thunk *t)
 			move_gpr(e, n, e->host_gpr[n], STORE);
 	if (t->what & THUNK_X87) {
 		/*
-		 * FXSAVE does not wait, so it is safe with an exception pending. The host gets back its control word, an
-		 * empty stack and no flags (FNINIT would do that too, but is slow).
+		 * FXSAVE does not wait, so it is safe with an exception pending. The host gets back its control
+		 * word, an empty stack and no flags (FNINIT would do that too, but is slow).
 		 */
 		CODE(e, "\x48\x0f\xae"); /* fxsave64 */
 		rdi_disp(e, 0, OFF_X87);
@@ -333,7 +333,7 @@ static bool emit_insn(struct emit *e)
 	return n != 0;
 }
 
-/* --- The head ------------------------------------------------------------------------------------------------------ */
+/* --- The head ------------------------------------------------------------------------------------------------ */
 
 static u64 xinuse_of(const struct uses *u, const struct insn *i, const struct insn_row *r)
 {

@@ -8,7 +8,7 @@
 
 #include "cpu/insn.h"
 
-/* What a thunk takes and gives beside the CPU; untouched by one that needs none of it. The layout is known to thunk.c. */
+/* What a thunk takes and gives beside the CPU; unused by one that needs none of it. thunk.c knows the layout. */
 struct thunk_frame {
 	u32 mxcsr, mxcsr_out;
 	u64 flags, flags_out; /* RFLAGS; in: arithmetic ones only */
@@ -23,7 +23,7 @@ enum { MISALIGNED_GP, MISALIGNED_MM, MISALIGNED_FINE };
 
 struct thunk {
 	thunk_fn *code;
-	/* It may run when (cr0 ^ PE) & cr0_bad, rflags & rflags_bad, ~cr4 & cr4_need and ~xcr0 & xcr0_need are all 0. */
+	/* Runs when (cr0 ^ PE) & cr0_bad, rflags & rflags_bad, ~cr4 & cr4_need and ~xcr0 & xcr0_need are all 0. */
 	u32 cr0_bad, rflags_bad, cr4_need, xcr0_need;
 	u64 xinuse;        /* components it leaves in use */
 	u16 flags_written; /* of the arithmetic flags */

@@ -10,7 +10,7 @@
 
 #include "engine/reencode.h"
 
-/* --- The same bytes, natively ---------------------------------------------------------------------------- */
+/* --- The same bytes, natively -------------------------------------------------------------------------------- */
 
 /* What one instruction sees and leaves: registers 0 to 7 of each kind, RAX (the memory operand's address) to RBX. */
 struct state {
@@ -31,17 +31,21 @@ static u8 *native_code;
 #define STORE_YMM(n) "vmovdqu %%ymm" #n ", " #n "*64(%%r12)\n\t"
 #define LOAD_K(n) "kmovq 512+" #n "*8(%%r12), %%k" #n "\n\t"
 #define STORE_K(n) "kmovq %%k" #n ", 512+" #n "*8(%%r12)\n\t"
-#define NATIVE(load, store)                                                                                            \
-	__asm__ volatile(load "movq 576(%%r12), %%rax; movq 584(%%r12), %%rcx; movq 592(%%r12), %%rdx\n\t"              \
-			      "movq 600(%%r12), %%rbx; stmxcsr %[host]; ldmxcsr 616(%%r12)\n\t"                          \
-			      "subq $128, %%rsp; pushq 608(%%r12); popfq; call *%%r13; pushfq; popq 608(%%r12)\n\t"       \
-			      "addq $128, %%rsp\n\t"                                                                    \
-			      "stmxcsr 616(%%r12); ldmxcsr %[host]; movq %%rax, 576(%%r12); movq %%rcx, 584(%%r12)\n\t"  \
-			      "movq %%rdx, 592(%%r12); movq %%rbx, 600(%%r12)\n\t" store                                 \
-			 : [host] "+m"(host)                                                                            \
-			 : "r"(r12), "r"(r13)                                                                           \
-			 : "memory", "cc", "rax", "rcx", "rdx", "rbx", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5",  \
-			   "xmm6", "xmm7")
+#define NATIVE(load, store)                                                                                 \
+	__asm__ volatile(load                                                                               \
+			 "movq 576(%%r12), %%rax; movq 584(%%r12), %%rcx\n\t"                               \
+			 "movq 592(%%r12), %%rdx; movq 600(%%r12), %%rbx\n\t"                               \
+			 "stmxcsr %[host]; ldmxcsr 616(%%r12)\n\t"                                          \
+			 "subq $128, %%rsp; pushq 608(%%r12); popfq\n\t"                                    \
+			 "call *%%r13\n\t"                                                                  \
+			 "pushfq; popq 608(%%r12); addq $128, %%rsp\n\t"                                    \
+			 "stmxcsr 616(%%r12); ldmxcsr %[host]\n\t"                                          \
+			 "movq %%rax, 576(%%r12); movq %%rcx, 584(%%r12)\n\t"                               \
+			 "movq %%rdx, 592(%%r12); movq %%rbx, 600(%%r12)\n\t" store                         \
+			 : [host] "+m"(host)                                                                \
+			 : "r"(r12), "r"(r13)                                                               \
+			 : "memory", "cc", "rax", "rcx", "rdx", "rbx", "xmm0", "xmm1", "xmm2", "xmm3",      \
+			   "xmm4", "xmm5", "xmm6", "xmm7")
 
 static bool host_has(u64 components)
 {
@@ -55,12 +59,13 @@ static __attribute__((noinline)) void run_native(struct state *s)
 	static u32 host; /* not on the stack: RSP moves */
 
 	if (host_has(XF_AVX512))
-		NATIVE(EACH_VECTOR(LOAD_ZMM) EACH_VECTOR(LOAD_K), EACH_VECTOR(STORE_ZMM) EACH_VECTOR(STORE_K) "vzeroupper");
+		NATIVE(EACH_VECTOR(LOAD_ZMM) EACH_VECTOR(LOAD_K),
+		       EACH_VECTOR(STORE_ZMM) EACH_VECTOR(STORE_K) "vzeroupper");
 	else
 		NATIVE(EACH_VECTOR(LOAD_YMM), EACH_VECTOR(STORE_YMM) "vzeroupper");
 }
 
-/* --- Random states ---------------------------------------------------------------------------------------- */
+/* --- Random states ------------------------------------------------------------------------------------------- */
 
 static u64 seed = 1;
 
@@ -74,8 +79,8 @@ static u64 rng(void)
 
 static u32 interesting(void)
 {
-	static const u32 v[] = {0, 0x80000000, 0x3f800000, 0x7f800000, 0xff800001, 0x7fc00000, 1, 0x007fffff, 0x7f7fffff,
-				0x3ff00000, 0x40490fdb, 0xbf000000, 0x4f000000, 0x7fefffff};
+	static const u32 v[] = {0, 0x80000000, 0x3f800000, 0x7f800000, 0xff800001, 0x7fc00000, 1, 0x007fffff,
+				0x7f7fffff, 0x3ff00000, 0x40490fdb, 0xbf000000, 0x4f000000, 0x7fefffff};
 	u64 r = rng();
 
 	return r & 1 ? v[(r >> 8) % ARRAY_SIZE(v)] : r & 2 ? 0x3f000000 + (u32)(r >> 40) : (u32)(r >> 32);
@@ -247,7 +252,7 @@ static void test_same_as_host(void **state)
 		check_same(*state, same[n]);
 }
 
-/* In 32-bit code: registers 0 to 7 only, W means nothing for general registers, imm8[7] nothing for a fourth register. */
+/* In 32-bit code W means nothing for general registers, and imm8[7] nothing for a fourth register. */
 static void test_code32(void **state)
 {
 	struct fixture *f = *state;
@@ -276,7 +281,7 @@ static void test_code32(void **state)
 	assert_int_equal(v, ~0ull);
 }
 
-/* --- The arena ------------------------------------------------------------------------------------------------ */
+/* --- The arena ----------------------------------------------------------------------------------------------- */
 
 static void test_arena(void **state)
 {
@@ -308,7 +313,7 @@ static void test_arena(void **state)
 	copy_arena_fini(&small); /* nothing left: harmless */
 }
 
-/* --- Re-encoding ---------------------------------------------------------------------------------------------------- */
+/* --- Re-encoding --------------------------------------------------------------------------------------------- */
 
 /* The same instruction with other registers decodes to the same row and to those registers. */
 static void check_reencode(struct fixture *f, const char *hex)
@@ -349,8 +354,8 @@ static void check_reencode(struct fixture *f, const char *hex)
 static void test_reencode(void **state)
 {
 	static const char *const more[] = {
-		"01c8", "0308", "6601c8", "4801c8", "f00108", "83c005", "6683c005", "4883000a", "c1e003", "0fafc1", "480fafc1",
-		"69c078563412", "0fb6c1", "480fb7c1", "0f40c1", "6bc17f", "48c7c078563412",
+		"01c8", "0308", "6601c8", "4801c8", "f00108", "83c005", "6683c005", "4883000a", "c1e003", "0fafc1",
+		"480fafc1", "69c078563412", "0fb6c1", "480fb7c1", "0f40c1", "6bc17f", "48c7c078563412",
 	};
 
 	/* Opmasks, x87 and MMX have eight registers: those rows are not for this. */

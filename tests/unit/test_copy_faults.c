@@ -9,7 +9,7 @@ static bool host_has(u64 components)
 	return (xsave_supported() & components) == components;
 }
 
-/* --- Gates and alignment -------------------------------------------------------------------------------------- */
+/* --- Gates and alignment ------------------------------------------------------------------------------------- */
 
 static void test_gates(void **state)
 {
@@ -136,7 +136,7 @@ static void test_alignment(void **state)
 	ASSERT_RAISES(f, "0f2800", VEC_GP);
 }
 
-/* --- Memory operands ---------------------------------------------------------------------------------------------- */
+/* --- Memory operands ----------------------------------------------------------------------------------------- */
 
 static void test_faults(void **state)
 {
@@ -168,6 +168,10 @@ static void test_faults(void **state)
 	/* An x87 store that faults does not pop. */
 	ASSERT_RETIRES(f, "d9e8");
 	ASSERT_RAISES(f, "dd18", VEC_PF); /* FSTP m64 */
+	assert_int_equal(c->fpu.x87[FX_FTW], 0x80);
+	c->gpr[RAX] = DATA + 2 * PAGE_SIZE - 3;
+	ASSERT_RAISES(f, "dd18", VEC_PF); /* half of it in a page that is not there */
+	assert_int_equal(c->fault.error, PF_W);
 	assert_int_equal(c->fpu.x87[FX_FTW], 0x80);
 	/* Nor does MMX take the registers over. */
 	ASSERT_RAISES(f, "0f7f00", VEC_PF); /* MOVQ [rax], mm0 */
@@ -302,7 +306,7 @@ static void test_gather(void **state)
 		assert_int_equal(got[n], 0);
 }
 
-/* --- Exceptions of the operation itself ------------------------------------------------------------------------------ */
+/* --- Exceptions of the operation itself ---------------------------------------------------------------------- */
 
 #define IE 1u
 #define DE 2u
@@ -417,7 +421,7 @@ static void test_mf(void **state)
 	assert_true(three + 0.5L == 3.5L);
 }
 
-/* --- x87, MMX, widths --------------------------------------------------------------------------------------------------- */
+/* --- x87, MMX, widths ---------------------------------------------------------------------------------------- */
 
 static void test_x87(void **state)
 {

@@ -1,4 +1,4 @@
-/* FPU state in its formats: the KVM ABI's area, XSAVE and XRSTOR in both formats, FXSAVE, x87 environments (SDM vol. 1). */
+/* FPU state in its formats: the KVM ABI's area, both formats of XSAVE, FXSAVE, x87 environments (SDM vol. 1). */
 #include "vec_fixture.h"
 
 #include <cpuid.h>
@@ -93,7 +93,7 @@ static void keep_supported(struct fpu_state *f)
 		memset(f->k, 0, sizeof(f->k));
 }
 
-/* --- The KVM ABI's area ------------------------------------------------------------------------------------------- */
+/* --- The KVM ABI's area -------------------------------------------------------------------------------------- */
 
 static void test_layout(void **state)
 {
@@ -210,7 +210,7 @@ static void test_area_bad(void **state)
 		assert_false(fpu_from_xsave(&f, xsave_supported(), good, 600));
 }
 
-/* --- XSAVE and XRSTOR, standard format ---------------------------------------------------------------------------- */
+/* --- XSAVE and XRSTOR, standard format ----------------------------------------------------------------------- */
 
 static void set_mask(struct fixture *f, u64 mask)
 {
@@ -350,7 +350,7 @@ static void test_xrstor_bad(void **state)
 	assert_memory_equal(s, &before, sizeof(before));
 }
 
-/* --- Compacted format ------------------------------------------------------------------------------------------------ */
+/* --- Compacted format ---------------------------------------------------------------------------------------- */
 
 static void test_compacted(void **state)
 {
@@ -404,7 +404,7 @@ static void test_compacted(void **state)
 	ASSERT_RAISES(f, XRSTOR, VEC_GP);
 }
 
-/* --- FXSAVE -------------------------------------------------------------------------------------------------------------- */
+/* --- FXSAVE -------------------------------------------------------------------------------------------------- */
 
 static void test_fxsave(void **state)
 {
@@ -472,7 +472,7 @@ static void test_legacy_mode(void **state)
 	assert_true(all_are(c->fpu.zmm[9], 64, 0x77));
 }
 
-/* --- x87 environment -------------------------------------------------------------------------------------------------------- */
+/* --- x87 environment ----------------------------------------------------------------------------------------- */
 
 static void test_environment(void **state)
 {
@@ -566,7 +566,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_layout), cmocka_unit_test(test_area), cmocka_unit_test(test_area_init),
 		cmocka_unit_test(test_area_bad), TEST(test_xsave), TEST(test_xrstor), TEST(test_xrstor_bad),
-		TEST(test_compacted), TEST(test_fxsave), TEST(test_legacy_mode), TEST(test_environment), TEST(test_fnsave),
+		TEST(test_compacted), TEST(test_fxsave), TEST(test_legacy_mode), TEST(test_environment),
+		TEST(test_fnsave),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* The fixture of cpu_fixture.h in 64-bit mode with everything on that vector code needs, and single instructions by their bytes. */
+/* The fixture of cpu_fixture.h in 64-bit mode, with all that vector code needs; instructions one by one, as bytes. */
 #ifndef TESTS_UNIT_VEC_FIXTURE_H
 #define TESTS_UNIT_VEC_FIXTURE_H
 
@@ -8,7 +8,7 @@
 #include "cpu/insn.h"
 #include "engine/copy.h"
 
-/* Two pages that follow each other at DATA, apart in memory; around them nothing is mapped. A read-only page elsewhere. */
+/* Two pages follow each other at DATA, apart in memory; around them nothing is mapped. A read-only page elsewhere. */
 #define DATA 0x40000000ull
 #define DATA_GPA 0x200000ull
 #define DATA2_GPA 0x300000ull
