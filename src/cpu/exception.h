@@ -19,6 +19,9 @@ static inline _Noreturn void raise_gp0(struct cpu *c) { raise_error(c, VEC_GP, 0
  */
 void event_deliver(struct cpu *c, const struct event *e);
 
+/* Sets CR2 or DR6 from the payload of @e; once more is once. */
+void event_apply_payload(struct cpu *c, const struct event *e);
+
 /* RFLAGS as the handler of @e finds them in its frame or in the old task's TSS. */
 u64 event_saved_flags(const struct cpu *c, const struct event *e);
 

@@ -55,11 +55,19 @@ static int dup_eventfd(int fd, u64 *id)
 	return r < 0 ? -errno : r;
 }
 
-static void signal_eventfd(int fd)
+static bool may_block(int fd)
 {
+	return !(fcntl(fd, F_GETFL) & O_NONBLOCK);
+}
+
+/* A counter that is full has woken its reader already. With @blocking a write to it would wait, under our locks. */
+static void signal_eventfd(int fd, bool blocking)
+{
+	struct pollfd p = {.fd = fd, .events = POLLOUT};
 	u64 one = 1;
 
-	/* A counter that is full still wakes its reader. */
+	if (blocking && poll(&p, 1, 0) != 1)
+		return;
 	ssize_t n = write(fd, &one, sizeof(one));
 	(void)n;
 }
@@ -69,6 +77,7 @@ static void signal_eventfd(int fd)
 struct irqfd {
 	struct vm *vm;
 	int fd, resamplefd;   /* our own descriptors; resamplefd -1: edge */
+	bool blocking;        /* resamplefd: its write may wait */
 	u64 id;
 	u32 gsi;
 	bool dead;            /* [Q] taken out: to be freed by the thread */
@@ -201,6 +210,7 @@ static int irqfd_assign(struct vm *vm, const struct kvm_irqfd *arg)
 	r = f->fd = dup_eventfd((int)arg->fd, &f->id);
 	if (r >= 0 && (arg->flags & KVM_IRQFD_FLAG_RESAMPLE))
 		r = f->resamplefd = dup_eventfd((int)arg->resamplefd, &id);
+	f->blocking = f->resamplefd >= 0 && may_block(f->resamplefd);
 	if (r >= 0 && !vm->irqfd_thread)
 		r = start_thread(vm);
 	if (r < 0)
@@ -262,7 +272,7 @@ static int irqfd_deassign(struct vm *vm, const struct kvm_irqfd *arg)
 		f->dead = true;
 		f->next = vm->irqfd_thread->dead;
 		vm->irqfd_thread->dead = f;
-		signal_eventfd(vm->irqfd_thread->stop);
+		signal_eventfd(vm->irqfd_thread->stop, false);
 	}
 	pthread_mutex_unlock(&vm->irq_lock);
 	return 0;
@@ -291,7 +301,7 @@ void irqfd_ack(struct vm *vm, u32 gsi)
 	irqchip_set_irq(&vm->irqchip, IRQ_SOURCE_RESAMPLE, gsi, false);
 	for (struct irqfd *f = vm->irqfds; f; f = f->next)
 		if (f->gsi == gsi && f->resamplefd >= 0)
-			signal_eventfd(f->resamplefd);
+			signal_eventfd(f->resamplefd, f->blocking);
 }
 
 void vm_stop_eventfds(struct vm *vm)
@@ -301,7 +311,7 @@ void vm_stop_eventfds(struct vm *vm)
 	if (!t)
 		return;
 	atomic_store(&t->stopping, true);
-	signal_eventfd(t->stop);
+	signal_eventfd(t->stop, false);
 	pthread_join(t->thread, NULL);
 	bury(vm, t);
 	while (vm->irqfds) {
@@ -326,6 +336,7 @@ struct ioeventfd {
 	u32 len;
 	bool wildcard;          /* any value */
 	int fd;                 /* our own descriptor */
+	bool blocking;          /* a write to it may wait */
 	struct ioeventfd *next; /* [B] */
 };
 
@@ -341,7 +352,7 @@ static int ioeventfd_write(struct vcpu *v, struct kvm_io_device *dev, u64 addr, 
 		if (data != e->datamatch)
 			return -EOPNOTSUPP;
 	}
-	signal_eventfd(e->fd);
+	signal_eventfd(e->fd, e->blocking);
 	return 0;
 }
 
@@ -381,6 +392,7 @@ static int ioeventfd_assign(struct vm *vm, enum bus bus, const struct kvm_ioeven
 		free(e);
 		return r;
 	}
+	e->blocking = may_block(e->fd);
 	pthread_rwlock_wrlock(&vm->bus_lock);
 	struct ioeventfd *other = vm->ioeventfds;
 	while (other && !collides(e, other))

@@ -540,8 +540,8 @@ long vcpu_run_ioctl(struct vcpu *v)
 	v->run->flags = 0;
 	c->immediate_exit = &v->run->immediate_exit;
 	current_vcpu = v;
+	v->vm->ops->vcpu_load(c); /* before the mask: what it lets through stays so afterwards */
 	sigmask_activate(v);
-	v->vm->ops->vcpu_load(c);
 	if (v->msr_steal_time)
 		atomic_fetch_or(&v->requests, VREQ_STEAL);
 	int r = run_prepared(v);

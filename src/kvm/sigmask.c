@@ -80,6 +80,10 @@ int sigmask_set(struct vcpu *v, const sigset_t *set)
 		if (!v->sigmask)
 			return -ENOMEM;
 		v->sigmask->set = *set;
+		/* Faults of guest code are signals here (engine/guard.h), which no mask may hold. */
+		sigdelset(&v->sigmask->set, SIGSEGV);
+		sigdelset(&v->sigmask->set, SIGBUS);
+		sigdelset(&v->sigmask->set, SIGFPE);
 	}
 	if (v->sigmask)
 		v->sigmask->in_force = set != NULL;
