@@ -37,8 +37,9 @@
 #define RUN_NS 400000 /* time of one input */
 #define EXITS_MAX 200
 
-static const struct x86_ops *const ops = &interp_x86_ops;
-static struct cpu cpu;
+static const struct x86_ops *const engines[] = {&interp_x86_ops, &jit_x86_ops};
+static const struct x86_ops *ops; /* engine and vCPU of this input */
+static struct cpu *cpu, cpus[ARRAY_SIZE(engines)];
 static u8 *ram, *rom;
 static _Atomic u64 dirty[RAM_SIZE / PAGE_SIZE / 64 + 1];
 static struct {
@@ -86,11 +87,12 @@ static void setup_once(void)
 	map.slot[2] = (struct gpa_slot){.gpa = BAD_GPA, .size = BAD_SIZE, .hva = guarded(BAD_SIZE, PROT_NONE), .id = 2};
 	map.slot[3] = (struct gpa_slot){.gpa = ALIAS_GPA, .size = RAM_SIZE, .hva = ram, .id = 3, .flags = GPA_LOG_DIRTY,
 					.dirty = dirty};
-	require(cpu_init(&cpu) == 0 && ops->hardware_setup() == 0 && ops->vcpu_create(&cpu) == 0);
 	unsigned n = MIN(cpuid_supported(offer, CPUID_MAX_ENTRIES), CPUID_MAX_ENTRIES);
-	require(cpuid_set(&cpu, offer, n) == 0);
-	cpu.immediate_exit = &stop;
-	ops->vcpu_load(&cpu);
+	for (unsigned e = 0; e < ARRAY_SIZE(engines); e++) {
+		require(cpu_init(&cpus[e]) == 0 && engines[e]->hardware_setup() == 0 && engines[e]->vcpu_create(&cpus[e]) == 0);
+		require(cpuid_set(&cpus[e], offer, n) == 0);
+		cpus[e].immediate_exit = &stop;
+	}
 	sigaction(SIGRTMIN, &sa, NULL);
 	require(timer_create(CLOCK_MONOTONIC, &ev, &timer) == 0);
 }
@@ -319,7 +321,7 @@ static void set_segment(enum seg_reg seg, u16 index, unsigned rpl)
 	u64 d;
 
 	memcpy(&d, ram + GDT + index * 8, 8);
-	seg_from_desc(&cpu.seg[seg], (u16)(index * 8 + rpl), d);
+	seg_from_desc(&cpu->seg[seg], (u16)(index * 8 + rpl), d);
 }
 
 enum guest_mode { G_REAL, G_PROT16, G_PROT32, G_PROT32_PAGED, G_PROT32_PAE, G_VM86, G_COMPAT, G_LONG, NR_GUEST_MODE };
@@ -333,7 +335,7 @@ static void set_segments(enum guest_mode m, unsigned cpl)
 		for (unsigned n = SEG_ES; n <= SEG_GS; n++) {
 			u16 selector = n == SEG_CS ? CODE >> 4 : n == SEG_SS ? STACKS >> 4 : DATA >> 4;
 
-			cpu.seg[n] = (struct segment){.selector = selector, .base = selector << 4, .limit = 0xffff, .type = 3,
+			cpu->seg[n] = (struct segment){.selector = selector, .base = selector << 4, .limit = 0xffff, .type = 3,
 						      .present = 1, .s = 1, .dpl = m == G_VM86 ? 3 : 0};
 		}
 		return;
@@ -347,42 +349,42 @@ static void make_registers(struct input *in, enum guest_mode m, unsigned cpl)
 	bool lma = m >= G_COMPAT, is64 = m == G_LONG;
 
 	for (unsigned n = 0; n < 16; n++)
-		cpu.gpr[n] = interesting(in, lma);
-	cpu.gpr[RSP] = (m == G_REAL || m == G_VM86 ? 0 : STACKS) + 0x800 + number(in, 1) % 16;
-	cpu.rip = (m == G_REAL || m == G_VM86 || m == G_PROT16 ? 0 : CODE) + (number(in, 1) & 1 ? 0xff0 : 0);
-	cpu.rflags = FL_FIXED1 | (number(in, 3) & 0x3f7fd5) | (m == G_VM86 ? FL_VM : 0);
+		cpu->gpr[n] = interesting(in, lma);
+	cpu->gpr[RSP] = (m == G_REAL || m == G_VM86 ? 0 : STACKS) + 0x800 + number(in, 1) % 16;
+	cpu->rip = (m == G_REAL || m == G_VM86 || m == G_PROT16 ? 0 : CODE) + (number(in, 1) & 1 ? 0xff0 : 0);
+	cpu->rflags = FL_FIXED1 | (number(in, 3) & 0x3f7fd5) | (m == G_VM86 ? FL_VM : 0);
 	if (m != G_VM86)
-		cpu.rflags &= ~FL_VM;
+		cpu->rflags &= ~FL_VM;
 	if (number(in, 1) & 3)
-		cpu.rflags &= ~(FL_TF | FL_RF);
-	cpu.cr0 = CR0_ET | (number(in, 4) & (CR0_MP | CR0_NE | CR0_WP | CR0_AM)) | (m != G_REAL ? CR0_PE : 0);
+		cpu->rflags &= ~(FL_TF | FL_RF);
+	cpu->cr0 = CR0_ET | (number(in, 4) & (CR0_MP | CR0_NE | CR0_WP | CR0_AM)) | (m != G_REAL ? CR0_PE : 0);
 	u8 rare = (u8)number(in, 1);
-	cpu.cr0 |= (rare & 15) == 1 ? CR0_EM : (rare & 15) == 2 ? CR0_TS : 0;
+	cpu->cr0 |= (rare & 15) == 1 ? CR0_EM : (rare & 15) == 2 ? CR0_TS : 0;
 	if (m == G_PROT32_PAGED || m == G_PROT32_PAE || lma)
-		cpu.cr0 |= CR0_PG;
-	cpu.cr4 = (number(in, 3) | CR4_OSFXSR | CR4_OSXSAVE) & cr4_allowed(&cpu) & ~CR4_LA57;
-	cpu.cr4 = m == G_PROT32_PAE || lma ? cpu.cr4 | CR4_PAE : cpu.cr4 & ~CR4_PAE;
+		cpu->cr0 |= CR0_PG;
+	cpu->cr4 = (number(in, 3) | CR4_OSFXSR | CR4_OSXSAVE) & cr4_allowed(cpu) & ~CR4_LA57;
+	cpu->cr4 = m == G_PROT32_PAE || lma ? cpu->cr4 | CR4_PAE : cpu->cr4 & ~CR4_PAE;
 	if (!lma)
-		cpu.cr4 &= ~CR4_PCIDE;
-	cpu.cr3 = TABLES;
-	cpu.efer = EFER_SCE | EFER_NX | (lma ? EFER_LME | EFER_LMA : 0);
+		cpu->cr4 &= ~CR4_PCIDE;
+	cpu->cr3 = TABLES;
+	cpu->efer = EFER_SCE | EFER_NX | (lma ? EFER_LME | EFER_LMA : 0);
 	set_segments(m, cpl);
 	if (is64) {
-		cpu.seg[SEG_FS].base = interesting(in, true);
-		cpu.seg[SEG_GS].base = interesting(in, true);
+		cpu->seg[SEG_FS].base = interesting(in, true);
+		cpu->seg[SEG_GS].base = interesting(in, true);
 	}
 	set_segment(SEG_TR, TSS, 0);
-	cpu.seg[SEG_TR].type |= 2;
+	cpu->seg[SEG_TR].type |= 2;
 	set_segment(SEG_LDTR, LDT, 0);
-	cpu.gdtr = (struct dtable){GDT, NR_DESC * 8 - 1};
-	cpu.idtr = (struct dtable){m == G_REAL ? 0 : IDT, m == G_REAL ? 0x3ff : lma ? 0xfff : 0x7ff};
-	cpu.lstar = CODE + 0x60;
-	cpu.cstar = CODE + 0x70;
-	cpu.star = (u64)(CODE32_3 * 8) << 48 | (u64)(CODE64 * 8) << 32;
-	cpu.sysenter_cs = CODE64 * 8;
-	cpu.sysenter_eip = CODE + 0x80;
-	cpu.sysenter_esp = STACKS + 0x400;
-	memcpy(cpu.pdpte, ram + TABLES, sizeof(cpu.pdpte));
+	cpu->gdtr = (struct dtable){GDT, NR_DESC * 8 - 1};
+	cpu->idtr = (struct dtable){m == G_REAL ? 0 : IDT, m == G_REAL ? 0x3ff : lma ? 0xfff : 0x7ff};
+	cpu->lstar = CODE + 0x60;
+	cpu->cstar = CODE + 0x70;
+	cpu->star = (u64)(CODE32_3 * 8) << 48 | (u64)(CODE64 * 8) << 32;
+	cpu->sysenter_cs = CODE64 * 8;
+	cpu->sysenter_eip = CODE + 0x80;
+	cpu->sysenter_esp = STACKS + 0x400;
+	memcpy(cpu->pdpte, ram + TABLES, sizeof(cpu->pdpte));
 }
 
 static void make_fpu(struct input *in)
@@ -396,21 +398,21 @@ static void make_fpu(struct input *in)
 	memcpy(area + XSAVE_BV, &bv, 8);
 	take(in, area + FX_ST, 64);
 	take(in, area + FX_XMM, 64);
-	fpu_from_xsave(&cpu.fpu, xsave_supported(), area, sizeof(area));
-	cpu.xcr0 = number(in, 1) & 3 ? xsave_supported() : 1;
+	fpu_from_xsave(&cpu->fpu, xsave_supported(), area, sizeof(area));
+	cpu->xcr0 = number(in, 1) & 3 ? xsave_supported() : 1;
 	for (unsigned n = 0; n < 8; n++)
-		cpu.fpu.k[n] = n & 1 ? ~0ull : number(in, 1);
+		cpu->fpu.k[n] = n & 1 ? ~0ull : number(in, 1);
 }
 
 static void make_debug(struct input *in)
 {
 	u8 what = (u8)number(in, 1);
 
-	cpu.guest_debug = (what & 15) == 1 ? GUEST_DEBUG_STEP : (what & 15) == 2 ? GUEST_DEBUG_SW_BP : 0;
-	cpu.dr7 = what >> 4 == 1 ? (number(in, 4) & 0xffff23ff) | 0x400 : 0x400;
+	cpu->guest_debug = (what & 15) == 1 ? GUEST_DEBUG_STEP : (what & 15) == 2 ? GUEST_DEBUG_SW_BP : 0;
+	cpu->dr7 = what >> 4 == 1 ? (number(in, 4) & 0xffff23ff) | 0x400 : 0x400;
 	for (unsigned n = 0; n < 4; n++)
-		cpu.dr[n] = what >> 4 == 1 ? interesting(in, true) : 0;
-	debug_update(&cpu);
+		cpu->dr[n] = what >> 4 == 1 ? interesting(in, true) : 0;
+	debug_update(cpu);
 }
 
 static void make_guest(struct input *in)
@@ -420,9 +422,11 @@ static void make_guest(struct input *in)
 	unsigned cpl = m == G_VM86 || ((pick & 0x80) && m >= G_PROT32) ? 3 : 0;
 	bool lma = m >= G_COMPAT, pae = lma || m == G_PROT32_PAE;
 
+	ops = engines[pick >> 5 & 1];
+	cpu = &cpus[pick >> 5 & 1];
 	memset(ram, 0, RAM_SIZE);
 	memset(rom, 0, ROM_SIZE);
-	cpu_reset(&cpu, false);
+	cpu_reset(cpu, false);
 	make_gdt(in, lma);
 	make_idt(in, lma);
 	make_tss(in, lma);
@@ -434,28 +438,28 @@ static void make_guest(struct input *in)
 	make_code(in, ram + CODE, 0x100, bits);
 	make_code(in, ram + CODE + 0xff0, 0x80, bits);
 	memcpy(rom, ram + CODE, 0x100);
-	cpu.guest_dr7 = 0;
-	cpu.irq_window = cpu.nmi_window = false;
-	cpu.msr_exits = pick & 0x40;
-	atomic_store(&cpu.request, 0);
-	cpu.map = (const struct gpa_map *)&map;
-	cpu_update_mode(&cpu);
-	ops->tlb_flush_all(&cpu);
+	cpu->guest_dr7 = 0;
+	cpu->irq_window = cpu->nmi_window = false;
+	cpu->msr_exits = pick & 0x40;
+	atomic_store(&cpu->request, 0);
+	cpu->map = (const struct gpa_map *)&map;
+	cpu_update_mode(cpu);
+	ops->tlb_flush_all(cpu);
 }
 
 /* --- The run ---------------------------------------------------------------------------------------------------- */
 
 static void answer(struct input *in)
 {
-	struct io_op *op = &cpu.io.op[cpu.io.done];
+	struct io_op *op = &cpu->io.op[cpu->io.done];
 
-	require(cpu.io.pending && cpu.io.done < IO_OPS_MAX && op->kind != IO_NONE && op->size <= 8);
+	require(cpu->io.pending && cpu->io.done < IO_OPS_MAX && op->kind != IO_NONE && op->size <= 8);
 	if (op->kind == IO_MMIO_READ || op->kind == IO_MMIO_WRITE)
 		require(op->size >= 1 && (op->addr & (PAGE_SIZE - 1)) + op->size <= PAGE_SIZE);
 	op->data = number(in, 1) * 0x0101010101010101ull;
 	op->fault = (op->kind == IO_RDMSR || op->kind == IO_WRMSR) && (number(in, 1) & 1);
-	cpu.io.done++;
-	cpu.io.pending = false;
+	cpu->io.done++;
+	cpu->io.pending = false;
 }
 
 static void inject(struct input *in)
@@ -463,20 +467,20 @@ static void inject(struct input *in)
 	u8 what = (u8)number(in, 1);
 	struct event e = {.type = what & 1 ? EV_NMI : EV_EXTINT, .vector = what & 1 ? VEC_NMI : (u8)number(in, 1)};
 
-	if (cpu.inject.type == EV_NONE && !cpu.io.done && !cpu.io.pending && cpu.delivering.type == EV_NONE)
-		ops->inject(&cpu, &e);
+	if (cpu->inject.type == EV_NONE && !cpu->io.done && !cpu->io.pending && cpu->delivering.type == EV_NONE)
+		ops->inject(cpu, &e);
 }
 
 /* What is derived is what it would be derived to. */
 static void check(void)
 {
-	struct cpu was = cpu;
+	struct cpu was = *cpu;
 
-	cpu_update_mode(&cpu);
-	require(was.mode == cpu.mode && was.code_bits == cpu.code_bits && was.stack_bits == cpu.stack_bits);
-	require(was.cpl == cpu.cpl && was.mmu_index == cpu.mmu_index && was.tlb == cpu.tlb && was.maxlinear == cpu.maxlinear);
-	require(!cpu.in_engine && !cpu.unwind && (cpu.rflags & FL_FIXED1));
-	require(!((cpu.cr0 & CR0_PG) && !(cpu.cr0 & CR0_PE)) && !(cpu.cr4 & ~cr4_allowed(&cpu)));
+	cpu_update_mode(cpu);
+	require(was.mode == cpu->mode && was.code_bits == cpu->code_bits && was.stack_bits == cpu->stack_bits);
+	require(was.cpl == cpu->cpl && was.mmu_index == cpu->mmu_index && was.tlb == cpu->tlb && was.maxlinear == cpu->maxlinear);
+	require(!cpu->in_engine && !cpu->unwind && (cpu->rflags & FL_FIXED1));
+	require(!((cpu->cr0 & CR0_PG) && !(cpu->cr0 & CR0_PE)) && !(cpu->cr4 & ~cr4_allowed(cpu)));
 }
 
 /* False: that was all. */
@@ -489,12 +493,12 @@ static bool handle(struct input *in, enum exit_reason reason)
 	case EXIT_TRIPLE_FAULT:
 		return false;
 	case EXIT_MEMORY_FAULT:
-		require(cpu.exit.gpa - BAD_GPA < BAD_SIZE);
-		cpu_io_retire(&cpu);
+		require(cpu->exit.gpa - BAD_GPA < BAD_SIZE);
+		cpu_io_retire(cpu);
 		return false;
 	case EXIT_EMULATION:
-		cpu_io_retire(&cpu);
-		ops->inject(&cpu, &(struct event){.type = EV_EXCEPTION, .vector = VEC_UD});
+		cpu_io_retire(cpu);
+		ops->inject(cpu, &(struct event){.type = EV_EXCEPTION, .vector = VEC_UD});
 		return true;
 	case EXIT_HLT:
 	case EXIT_IRQ_WINDOW:
@@ -503,7 +507,7 @@ static bool handle(struct input *in, enum exit_reason reason)
 		return true;
 	default:
 		if (number(in, 1) & 1)
-			ops->enable_irq_window(&cpu);
+			ops->enable_irq_window(cpu);
 		return true;
 	}
 }
@@ -520,14 +524,16 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	if (number(&in, 1) & 1)
 		inject(&in);
 	stop = 0;
+	ops->vcpu_load(cpu);
 	timer_settime(timer, 0, &limit, NULL);
 	for (unsigned n = 0; n < EXITS_MAX && !stop; n++) {
-		enum exit_reason reason = ops->run(&cpu);
+		enum exit_reason reason = ops->run(cpu);
 
 		check();
 		if (!handle(&in, reason))
 			break;
 	}
 	timer_settime(timer, 0, &off, NULL);
+	ops->vcpu_put(cpu);
 	return 0;
 }

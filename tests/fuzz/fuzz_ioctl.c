@@ -549,6 +549,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	eventfds[3] = eventfd(0, 0);
 	require(write(eventfds[3], &full, 8) == 8);
 	eventfds[4] = memfd_create("none", 0);
+	require(anykvm_set_engine(number(&in, 1) & 1 ? "jit" : "interp") == 0);
 	keep(SYS, anykvm_open());
 	create_vm(&in);
 	create_vcpu(&in);
