@@ -187,7 +187,6 @@ static unsigned size_bytes(unsigned size, const struct cursor *d, const struct i
 	case OS_A: return 2 * eff;
 	case OS_S: return d->bits == 64 ? 10 : 6;
 	case OS_X: case OS_X1: case OS_X2: case OS_X4: case OS_X8: return 16u << i->l;
-	case OS_BCST: return 16u << i->l;
 	case OS_HX: return 8u << i->l;
 	case OS_QX: return 4u << i->l;
 	case OS_OX: return 2u << i->l;

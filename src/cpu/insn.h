@@ -111,7 +111,6 @@ enum operand_size {
 	OS_OX,        /* an eighth */
 	OS_512,       /* FXSAVE area */
 	OS_VAR,       /* decided by the semantic function (XSAVE) */
-	OS_BCST,      /* EVEX: vector length, or one element with EVEX.b */
 	OS_SB,        /* immediate byte, sign-extended */
 	OS_X1,        /* EVEX compress and expand: vector length at most, disp8 counts elements of 1, 2, 4, 8 bytes */
 	OS_X2,
