@@ -40,25 +40,25 @@ static const struct offer {
 	/* PCID, x2APIC, TSC deadline, hypervisor; VMX, SMX, EST, TM2, CNXT, PDCM, DCA: no */
 	{1, 0, ECX, 0, 0, B(17) | B(21) | B(24) | B(31)},
 	/* DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA PAT PSE36; VME, DS, ACPI, TM, PBE: no. SS is the host's. */
-	{1, 0, EDX, 0, B(27), B(2) | B(3) | B(4) | B(5) | B(6) | B(7) | B(8) | B(9) | B(11) | B(12) | B(13) | B(14) |
-				     B(16) | B(17)},
+	{1, 0, EDX, 0, B(27),
+	 B(2) | B(3) | B(4) | B(5) | B(6) | B(7) | B(8) | B(9) | B(11) | B(12) | B(13) | B(14) | B(16) | B(17)},
 	{6, 0, EAX, 0, 0, B(2)}, /* ARAT: the LAPIC timer never stops */
-	/* FSGSBASE, TSC_ADJUST, SMEP, ERMS (REP MOVSB goes a page at a time), INVPCID, SMAP; FDP_EXCPTN_ONLY and ZERO_FCS_FDS
-	 * describe the host's x87, which runs the guest's */
+	/* FSGSBASE, TSC_ADJUST, SMEP, ERMS (REP MOVSB goes a page at a time), INVPCID, SMAP; FDP_EXCPTN_ONLY and
+	 * ZERO_FCS_FDS describe the host's x87, which runs the guest's */
 	{7, 0, EBX, 0, B(6) | B(13), B(0) | B(1) | B(7) | B(9) | B(10) | B(20)},
 	{7, 0, ECX, 0, 0, B(2) | B(16) | B(22)},			/* UMIP, LA57, RDPID */
 	{7, 0, EDX, 0, 0, B(4)},					/* FSRM */
 	{7, 0, EDX, VENDOR_INTEL, 0, B(26) | B(27) | B(29)},		/* SPEC_CTRL, STIBP, ARCH_CAPABILITIES */
-	{7, 1, EAX, 0, 0, B(10) | B(11) | B(12)},			/* fast REP MOVSB/STOSB/SCASB of short lengths */
+	{7, 1, EAX, 0, 0, B(10) | B(11) | B(12)}, /* fast REP MOVSB/STOSB/SCASB of short lengths */
 	{0x80000001, 0, ECX, 0, 0, B(0)},				/* LAHF */
-	{0x80000001, 0, ECX, VENDOR_AMD, B(22), 0},			/* TOPOEXT; SVM, OSVW, IBS, XOP, LWP, FMA4, TBM: no */
+	{0x80000001, 0, ECX, VENDOR_AMD, B(22), 0}, /* TOPOEXT; SVM, OSVW, IBS, XOP, LWP, FMA4, TBM: no */
 	{0x80000001, 0, EDX, 0, 0, B(11) | B(20) | B(26) | B(27) | B(29)}, /* SYSCALL, NX, 1G pages, RDTSCP, LM */
 	{0x80000001, 0, EDX, VENDOR_AMD, B(22), 0},			/* MMXEXT */
-	{0x80000007, 0, EDX, 0, B(8), 0},				/* invariant TSC: the guest's is the host's plus an offset */
+	{0x80000007, 0, EDX, 0, B(8), 0}, /* invariant TSC: the guest's is the host's plus an offset */
 	/* SSB_NO, BTC_NO; IBPB, IBRS, STIBP, SSBD would be registers without effect */
 	{0x80000008, 0, EBX, VENDOR_AMD, 0, B(26) | B(29)},
-	/* no nested data breakpoints, LFENCE serialises, null selector clears base, AutoIBRS, no SMM_CTL, fast short REP STOSB,
-	 * SRSO_NO */
+	/* no nested data breakpoints, LFENCE serialises, null selector clears base, AutoIBRS, no SMM_CTL, fast short
+	 * REP STOSB, SRSO_NO */
 	{0x80000021, 0, EAX, VENDOR_AMD, 0, B(0) | B(2) | B(6) | B(8) | B(9) | B(10) | B(29)},
 	{0x80000021, 0, ECX, VENDOR_AMD, 0, B(1) | B(2)},		/* TSA_SQ_NO, TSA_L1_NO */
 	/* clocksource, no I/O delay, clocksource2, steal time, PV EOI, PV unhalt, send IPI, poll control, sched yield,

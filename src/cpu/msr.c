@@ -1,4 +1,7 @@
-/* Model-specific registers: RDMSR, WRMSR and KVM_GET/SET_MSRS over the table in msr.def (SDM vol. 4; APM vol. 2, appendix A). */
+/*
+ * Model-specific registers: RDMSR, WRMSR and KVM_GET/SET_MSRS over the table in msr.def (SDM vol. 4; APM vol. 2,
+ * appendix A).
+ */
 #include "cpu/msr.h"
 
 #include <string.h>
@@ -25,8 +28,8 @@
 #define HWCR_BITS (HWCR_IGNORED | HWCR_MC_STATUS_WR | BIT64(24) /* TscFreqSel */)
 
 /*
- * RDCL_NO IBRS_ALL SKIP_L1DFLUSH SSB_NO MDS_NO PSCHANGE_MC_NO TAA_NO SBDR_SSDP_NO FBSDP_NO PSDP_NO BHI_NO PBRSB_NO GDS_NO
- * RFDS_NO ITS_NO. See the word on speculation in cpuid.c.
+ * RDCL_NO IBRS_ALL SKIP_L1DFLUSH SSB_NO MDS_NO PSCHANGE_MC_NO TAA_NO SBDR_SSDP_NO FBSDP_NO PSDP_NO BHI_NO PBRSB_NO
+ * GDS_NO RFDS_NO ITS_NO. See the word on speculation in cpuid.c.
  */
 #define ARCH_CAPABILITIES                                                                                              \
 	(BIT64(0) | BIT64(1) | BIT64(3) | BIT64(4) | BIT64(5) | BIT64(6) | BIT64(8) | BIT64(13) | BIT64(14) |          \

@@ -60,8 +60,8 @@ static void compare_gprs(const struct test_case *t, const struct state *host, co
 
 	for (unsigned n = 0; n < (t->bits == 64 ? 16u : 8u); n++)
 		if ((host->gpr[n] ^ ours->gpr[n]) & mask)
-			difference("%s%.0u: %016llx -> host %016llx, interpreter %016llx", n < 8 ? names[n] : "r", n < 8 ? 0 : n,
-				   (unsigned long long)t->in.gpr[n], (unsigned long long)host->gpr[n],
+			difference("%s%.0u: %016llx -> host %016llx, interpreter %016llx", n < 8 ? names[n] : "r",
+				   n < 8 ? 0 : n, (unsigned long long)t->in.gpr[n], (unsigned long long)host->gpr[n],
 				   (unsigned long long)ours->gpr[n]);
 }
 
@@ -72,8 +72,9 @@ static void compare_flags(const struct test_case *t, const struct outcome *host,
 	if (host->vector == NO_VECTOR && t->decoded)
 		mask &= ~(u64)insn_rows[t->insn.row].flags_undefined;
 	if ((host->s.rflags ^ ours->s.rflags) & mask)
-		difference("rflags: %06llx -> host %06llx, interpreter %06llx (differ in %llx)", (unsigned long long)t->in.rflags,
-			   (unsigned long long)host->s.rflags, (unsigned long long)ours->s.rflags,
+		difference("rflags: %06llx -> host %06llx, interpreter %06llx (differ in %llx)",
+			   (unsigned long long)t->in.rflags, (unsigned long long)host->s.rflags,
+			   (unsigned long long)ours->s.rflags,
 			   (unsigned long long)((host->s.rflags ^ ours->s.rflags) & mask));
 }
 
@@ -83,8 +84,9 @@ static void compare_segments(const struct state *in, const struct state *host, c
 		const char *name;
 		u16 in, host, ours;
 	} s[] = {
-		{"cs", in->cs, host->cs, ours->cs}, {"ds", in->ds, host->ds, ours->ds}, {"es", in->es, host->es, ours->es},
-		{"fs", in->fs, host->fs, ours->fs}, {"gs", in->gs, host->gs, ours->gs}, {"ss", in->ss, host->ss, ours->ss},
+		{"cs", in->cs, host->cs, ours->cs}, {"ds", in->ds, host->ds, ours->ds},
+		{"es", in->es, host->es, ours->es}, {"fs", in->fs, host->fs, ours->fs},
+		{"gs", in->gs, host->gs, ours->gs}, {"ss", in->ss, host->ss, ours->ss},
 	};
 
 	/* The host kernel's IRET makes any null selector 0 (SDM vol. 2A, IRET: a segment below the new CPL). */
@@ -95,7 +97,7 @@ static void compare_segments(const struct state *in, const struct state *host, c
 	compare64("gs.base", 0, in->gs_base, host->gs_base, ours->gs_base);
 }
 
-/* Bytes of register @n that count: of a gather that faults half way, what lies above the vector may be cleared or not. */
+/* Bytes of register @n that count: above the vector of a gather that faults half way may be cleared or not. */
 static unsigned vector_bytes(const struct test_case *t, int vector, unsigned n)
 {
 	const struct insn *i = &t->insn;
@@ -172,11 +174,13 @@ static void compare_all(const struct test_case *t, const struct outcome *host, c
 		if (host->vector < NO_VECTOR || ours->vector < NO_VECTOR)
 			return;
 	} else if (host->error != ours->error) {
-		difference("%s error code: host %x, interpreter %x", vector_name(host->vector, a), host->error, ours->error);
+		difference("%s error code: host %x, interpreter %x", vector_name(host->vector, a), host->error,
+			   ours->error);
 	}
 	/* Of a large operand, a fault may name any byte in the page. */
-	bool large = t->decoded && ((t->insn.is_mem && (t->insn.mem_size > 64 || !t->insn.mem_size || (t->insn.mem_size & 3))) ||
-				    strstr(insn_rows[t->insn.row].name, "maskmov"));
+	bool large = t->decoded &&
+		     ((t->insn.is_mem && (t->insn.mem_size > 64 || !t->insn.mem_size || (t->insn.mem_size & 3))) ||
+		      strstr(insn_rows[t->insn.row].name, "maskmov"));
 	u64 cr2_mask = large ? PAGE_MASK : ~0ull;
 	compare64("cr", 2, 0, host->cr2 & cr2_mask, ours->cr2 & cr2_mask);
 	compare64("rip", 0, t->in.rip, host->s.rip, ours->s.rip);
@@ -213,15 +217,19 @@ void print_case(const struct test_case *t)
 static void print_inputs(const struct test_case *t)
 {
 	for (unsigned n = 0; n < (t->bits == 64 ? 16u : 8u); n++)
-		printf("%s%2u %016llx%s", n % 4 ? "  " : "#   in r", n, (unsigned long long)t->in.gpr[n], n % 4 == 3 ? "\n" : "");
-	printf("#   in rflags %llx mxcsr %x fs.base %llx gs.base %llx fcw %02x%02x fsw %02x%02x\n", (unsigned long long)t->in.rflags,
-	       t->in.mxcsr, (unsigned long long)t->in.fs_base, (unsigned long long)t->in.gs_base, t->in.x87[1], t->in.x87[0],
-	       t->in.x87[3], t->in.x87[2]);
+		printf("%s%2u %016llx%s", n % 4 ? "  " : "#   in r", n, (unsigned long long)t->in.gpr[n],
+		       n % 4 == 3 ? "\n" : "");
+	printf("#   in rflags %llx mxcsr %x fs.base %llx gs.base %llx fcw %02x%02x fsw %02x%02x\n",
+	       (unsigned long long)t->in.rflags, t->in.mxcsr, (unsigned long long)t->in.fs_base,
+	       (unsigned long long)t->in.gs_base, t->in.x87[1], t->in.x87[0], t->in.x87[3], t->in.x87[2]);
 }
 
 static void print_stack(const struct test_case *t)
 {
-	u64 at = (t->bits == 64 ? t->in.gpr[RSP] : t->bits == 32 ? (u32)t->in.gpr[RSP] : (u16)t->in.gpr[RSP]) + t->data_base - DATA_BASE;
+	u64 at = (t->bits == 64   ? t->in.gpr[RSP]
+		  : t->bits == 32 ? (u32)t->in.gpr[RSP]
+				  : (u16)t->in.gpr[RSP]) +
+		 t->data_base - DATA_BASE;
 
 	if (at > DATA_SIZE - 40)
 		return;

@@ -9,7 +9,8 @@ static struct shape shape_of(const struct insn_row *r)
 	for (unsigned n = 0; n < 4; n++) {
 		const struct operand_info *o = &operand_info[r->operand[n]];
 		switch (o->kind) {
-		case OK_E: case OK_M: case OK_W: case OK_Q: case OK_KE: case OK_VM: case OK_R: case OK_U: case OK_N: case OK_KR:
+		case OK_E: case OK_M: case OK_W: case OK_Q: case OK_KE: case OK_VM:
+		case OK_R: case OK_U: case OK_N: case OK_KR:
 		case OK_ST:
 			s.rm_kind = o->kind;
 			s.rm_size = o->size;
@@ -102,7 +103,7 @@ static struct prefixes pick_prefixes(const struct insn_row *r, const struct shap
 		p.p66 = !(r->attr & A_F64) && !named(r, "movsxd") && rng_chance(sized || r->attr & A_D64 ? 3 : 20);
 		if (r->attr & (A_REP | A_REPZ))
 			p.rep = rng_chance(3) ? 0 : r->attr & A_REPZ && (rng() & 1) ? 0xf2 : 0xf3;
-		else if (rng_chance(100) && r->class_ != CLASS_END && !named(r, "xchg")) /* PAUSE; branches on a count in odd ways */
+		else if (rng_chance(100) && r->class_ != CLASS_END && !named(r, "xchg")) /* PAUSE; odd LOOPs */
 			p.rep = rng() & 1 ? 0xf2 : 0xf3;
 		break;
 	}
@@ -284,8 +285,9 @@ static void pick_addressing(struct test_case *t, struct form *f, const struct pr
 		solve_address(t, f, ea);
 	else {
 		pick_disp(f);
+		/* Not canonical, but aligned: one reason to fault is enough. */
 		if (f->bits == 64 && !p->p67 && f->base != f->index && rng_chance(60))
-			ea = (ea & ~63ull) ^ 0x0080000000000000; /* not canonical, but aligned: one reason to fault is enough */
+			ea = (ea & ~63ull) ^ 0x0080000000000000;
 		solve_address(t, f, ea);
 	}
 	if (p->p67 && f->base < 16 && f->base != RSP) /* what lies above 32 bits is not part of the address */
@@ -294,7 +296,8 @@ static void pick_addressing(struct test_case *t, struct form *f, const struct pr
 
 /* --- Immediates and branches --- */
 
-static void pick_immediates(struct test_case *t, struct form *f, const struct shape *s, const struct prefixes *p, unsigned opsize)
+static void pick_immediates(struct test_case *t, struct form *f, const struct shape *s, const struct prefixes *p,
+			    unsigned opsize)
 {
 	for (unsigned n = 0; n < s->nr_imm; n++) {
 		unsigned size = operand_bytes(s->imm_size[n], f, opsize);
@@ -384,8 +387,8 @@ void generate(struct test_case *t)
 	f.pp = r->pp == PP_ANY ? PP_NP : r->pp;
 	pick_fields(&f, &s);
 
-	bool may_mem = s.rm_kind == OK_E || s.rm_kind == OK_M || s.rm_kind == OK_W || s.rm_kind == OK_Q || s.rm_kind == OK_KE ||
-		       s.rm_kind == OK_VM || (r->modrm & 7) == MODRM_MEM || s.rm_kind == OK_NONE;
+	bool may_mem = s.rm_kind == OK_E || s.rm_kind == OK_M || s.rm_kind == OK_W || s.rm_kind == OK_Q ||
+		       s.rm_kind == OK_KE || s.rm_kind == OK_VM || (r->modrm & 7) == MODRM_MEM || s.rm_kind == OK_NONE;
 	unsigned form = r->modrm & 7;
 	f.vsib = s.rm_kind == OK_VM || (r->attr & A_VSIB);
 	f.mem = f.has_modrm && form != MODRM_REG && may_mem && (form == MODRM_MEM || f.vsib || (rng() & 1));

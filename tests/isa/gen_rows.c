@@ -46,6 +46,6 @@ const char *row_excluded(const struct insn_row *r)
 bool stack_order(const struct insn_row *r)
 {
 	return named(r, "ret") || starts(r, "iret") || named(r, "call") || starts(r, "pusha") || starts(r, "popa") ||
-	       (starts(r, "pop") && operand_info[r->operand[0]].kind != OK_E && operand_info[r->operand[0]].kind != OK_Z &&
-		!starts(r, "popf"));
+	       (starts(r, "pop") && operand_info[r->operand[0]].kind != OK_E &&
+		operand_info[r->operand[0]].kind != OK_Z && !starts(r, "popf"));
 }

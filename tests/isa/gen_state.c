@@ -48,7 +48,8 @@ u64 code_target(const struct test_case *t)
 	unsigned n = rng_below(3);
 
 	/* Mostly an INT3, sometimes where there is no code; never into the instruction under test. */
-	return (rng_chance(8) ? CODE16_BASE + rng_below(0x4000) : CODE_BASE + at[n][0] + rng_below(at[n][1] - at[n][0])) -
+	return (rng_chance(8) ? CODE16_BASE + rng_below(0x4000)
+			      : CODE_BASE + at[n][0] + rng_below(at[n][1] - at[n][0])) -
 	       t->code_base;
 }
 
@@ -72,7 +73,8 @@ static void pick_x87(struct state *s)
 	s->x87[4] = rng_chance(2) ? 0xff : rng();
 	for (unsigned n = 0; n < 8; n++) {
 		static const u16 exponents[] = {0, 0x7fff, 0x3fff, 1, 0x7ffe, 0x4003, 0x403e, 0x3fbf};
-		static const u64 mantissas[] = {1ull << 63, 0, 3ull << 62, ~0ull, 1, 0xa000000000000000, (1ull << 63) | 1};
+		static const u64 mantissas[] = {1ull << 63,      0, 3ull << 62, ~0ull, 1, 0xa000000000000000,
+						(1ull << 63) | 1};
 		u64 r = rng();
 		u64 mantissa = r & 1 ? mantissas[(r >> 8) % ARRAY_SIZE(mantissas)] : rng() | (r & 2 ? 1ull << 63 : 0);
 		u16 exponent = r & 4 ? exponents[r >> 16 & 7] : r & 8 ? 0x3ff0 + (r >> 20 & 63) : r >> 20 & 0x7fff;
@@ -111,7 +113,8 @@ void pick_state(struct test_case *t)
 
 static u16 pick_selector(void)
 {
-	static const u16 selectors[] = {0, 1, 3, SEL_DS, SEL_CS32, SEL_CS64, 0x28, 0x10, 0x1b, 0x40, 0x53, 0x6b, 0x7b, 0x8b, 0xfff7, 0x2f, SEL_CS16, SEL_DS16};
+	static const u16 selectors[] = {0,    1,    3,    SEL_DS, SEL_CS32, SEL_CS64, 0x28, 0x10,     0x1b,
+					0x40, 0x53, 0x6b, 0x7b,   0x8b,     0xfff7,   0x2f, SEL_CS16, SEL_DS16};
 
 	return selectors[rng_below(ARRAY_SIZE(selectors))];
 }
@@ -139,7 +142,8 @@ void pick_implicit(struct test_case *t, const struct shape *s, const struct pref
 		gpr[RSI] = pick_offset(t, 8);
 	if (s->di || starts(r, "maskmov") || starts(r, "vmaskmovdq"))
 		gpr[RDI] = pick_offset(t, 16);
-	if (named(r, "maskmovq")) /* whether a fault comes before the registers turn into MMX ones is the processor's choice */
+	/* Whether a fault comes before the registers turn into MMX ones is the processor's choice. */
+	if (named(r, "maskmovq"))
 		gpr[RDI] = pick_safe(t);
 	if (p->rep && (r->attr & (A_REP | A_REPZ)))
 		gpr[RCX] = rng_chance(3) ? rng_below(300) : rng_below(20);

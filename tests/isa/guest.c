@@ -19,9 +19,9 @@
 #define SYS_SIZE 0x10000u
 #define SYS_BASE 0xffffffff80000000ull
 enum {
-	PML4 = 0x1000, PDPT_LOW = 0x2000, PD_LOW = 0x3000, PT_DATA = 0x4000, PT_CODE = 0x5000, PDPT_HIGH = 0x6000,
-	PD_HIGH = 0x7000, PT_HIGH = 0x8000, GDT = 0x9000, IDT = 0xa000, TSS = 0xb000, STACK_TOP = 0xd000, HANDLERS = 0xd000,
-	LDT = 0xe000,
+	PML4 = 0x1000, PDPT_LOW = 0x2000, PD_LOW = 0x3000, PT_DATA = 0x4000, PT_CODE = 0x5000,
+	PDPT_HIGH = 0x6000, PD_HIGH = 0x7000, PT_HIGH = 0x8000,
+	GDT = 0x9000, IDT = 0xa000, TSS = 0xb000, STACK_TOP = 0xd000, HANDLERS = 0xd000, LDT = 0xe000,
 };
 #define GDT_LIMIT 0x7f
 #define LDT_LIMIT 0x0f
@@ -95,23 +95,28 @@ static void make_descriptors(void)
 	for (unsigned v = 0; v < 256; v++) {
 		u64 handler = SYS_BASE + HANDLERS + v * 16;
 		u64 dpl = v == VEC_BP || v == VEC_OF ? 3 : 0;
-		put64(IDT + v * 16, (handler & 0xffff) | 0x10 << 16 | (0x8eull | dpl << 5) << 40 | (handler >> 16 & 0xffff) << 48);
+		put64(IDT + v * 16,
+		      (handler & 0xffff) | 0x10 << 16 | (0x8eull | dpl << 5) << 40 | (handler >> 16 & 0xffff) << 48);
 		put64(IDT + v * 16 + 8, handler >> 32);
 	}
 }
 
 static void make_segments(void)
 {
-	const struct segment code = {.limit = ~0u, .selector = SEL_CS64, .type = 11, .present = 1, .dpl = 3, .l = 1, .s = 1, .g = 1};
-	const struct segment flat = {.limit = ~0u, .selector = SEL_DS, .type = 3, .present = 1, .dpl = 3, .db = 1, .s = 1, .g = 1};
+	const struct segment code = {
+		.limit = ~0u, .selector = SEL_CS64, .type = 11, .present = 1, .dpl = 3, .l = 1, .s = 1, .g = 1};
+	const struct segment flat = {
+		.limit = ~0u, .selector = SEL_DS, .type = 3, .present = 1, .dpl = 3, .db = 1, .s = 1, .g = 1};
 	const struct segment null = {.unusable = 1};
 
 	for (unsigned n = 0; n < NR_SEG; n++)
 		initial_seg[n] = flat;
 	initial_seg[SEG_CS] = code;
 	initial_seg[SEG_FS] = initial_seg[SEG_GS] = null;
-	initial_seg[SEG_LDTR] = (struct segment){.base = SYS_BASE + LDT, .limit = LDT_LIMIT, .selector = 0x50, .type = 2, .present = 1};
-	initial_seg[SEG_TR] = (struct segment){.base = SYS_BASE + TSS, .limit = TSS_LIMIT, .selector = 0x40, .type = 11, .present = 1};
+	initial_seg[SEG_LDTR] =
+		(struct segment){.base = SYS_BASE + LDT, .limit = LDT_LIMIT, .selector = 0x50, .type = 2, .present = 1};
+	initial_seg[SEG_TR] = (struct segment){
+		.base = SYS_BASE + TSS, .limit = TSS_LIMIT, .selector = 0x40, .type = 11, .present = 1};
 }
 
 static bool make_cpu(void)

@@ -250,9 +250,12 @@ void native_run(const struct test_case *t, struct outcome *o)
 	runs++;
 	phase = ENTERING;
 	/* Flags that a signal frame cannot change are as they always are. */
-	__asm__ volatile("lea -128(%%rsp), %%rsp; push $0x202; popfq; lea 128(%%rsp), %%rsp; int3" : : : "memory", "cc", "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "xmm0", "xmm1",
-			 "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",
-			 "xmm14", "xmm15");
+	__asm__ volatile("lea -128(%%rsp), %%rsp; push $0x202; popfq; lea 128(%%rsp), %%rsp; int3"
+			 :
+			 :
+			 : "memory", "cc", "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "xmm0", "xmm1",
+			   "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
+			   "xmm13", "xmm14", "xmm15");
 }
 
 bool native_protected(void (*fn)(void *), void *arg)
@@ -277,12 +280,12 @@ static u8 *map_window(u32 window, u32 base, unsigned size, unsigned ro, int prot
 	int fd = memfd_create("isa", 0);
 
 	if (fd < 0 || ftruncate(fd, size) ||
-	    mmap((void *)(u64)window, WINDOW_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
-		 -1, 0) != (void *)(u64)window ||
+	    mmap((void *)(u64)window, WINDOW_SIZE, PROT_NONE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) != (void *)(u64)window ||
 	    mmap((void *)(u64)base, size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, fd, 0) != (void *)(u64)base)
 		return NULL;
-	if (ro && mmap((void *)(u64)(base + size - ro), ro, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_POPULATE, fd, size - ro) ==
-			  MAP_FAILED)
+	if (ro && mmap((void *)(u64)(base + size - ro), ro, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_POPULATE, fd,
+		       size - ro) == MAP_FAILED)
 		return NULL;
 	u8 *alias = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
 	close(fd);
@@ -315,7 +318,8 @@ static bool make_16bit(void)
 	struct user_desc code = {.entry_number = 0, .base_addr = CODE16_BASE, .limit = 0xffff, .contents = 2};
 	struct user_desc data = {.entry_number = 1, .base_addr = DATA16_BASE, .limit = 0xffff};
 
-	return syscall(SYS_modify_ldt, 1, &code, sizeof(code)) == 0 && syscall(SYS_modify_ldt, 1, &data, sizeof(data)) == 0;
+	return syscall(SYS_modify_ldt, 1, &code, sizeof(code)) == 0 &&
+	       syscall(SYS_modify_ldt, 1, &data, sizeof(data)) == 0;
 }
 
 bool native_has_16bit(void)

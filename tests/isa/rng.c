@@ -48,8 +48,9 @@ u64 rng_value(void)
 
 static u32 f32(void)
 {
-	static const u32 special[] = {0, 0x3f800000, 0x7f800000, 0x7fc00000, 0x7f800001, 0x00000001, 0x007fffff, 0x00800000,
-				      0x7f7fffff, 0x4f000000, 0x5f000000, 0x4b000000, 0x3f000000, 0x7fbfffff};
+	static const u32 special[] = {0,          0x3f800000, 0x7f800000, 0x7fc00000, 0x7f800001,
+				      0x00000001, 0x007fffff, 0x00800000, 0x7f7fffff, 0x4f000000,
+				      0x5f000000, 0x4b000000, 0x3f000000, 0x7fbfffff};
 	u64 r = rng();
 	u32 v = r >> 32;
 
@@ -63,9 +64,11 @@ static u32 f32(void)
 
 static u64 f64(void)
 {
-	static const u64 special[] = {0, 0x3ff0000000000000, 0x7ff0000000000000, 0x7ff8000000000000, 0x7ff0000000000001, 1,
-				      0x000fffffffffffff, 0x0010000000000000, 0x7fefffffffffffff, 0x41e0000000000000,
-				      0x43e0000000000000, 0x4330000000000000, 0x47efffffe0000000, 0x3810000000000000};
+	static const u64 special[] = {
+		0, 0x3ff0000000000000, 0x7ff0000000000000, 0x7ff8000000000000, 0x7ff0000000000001, 1,
+		0x000fffffffffffff, 0x0010000000000000, 0x7fefffffffffffff, 0x41e0000000000000,
+		0x43e0000000000000, 0x4330000000000000, 0x47efffffe0000000, 0x3810000000000000,
+	};
 	u64 r = rng(), v = rng();
 
 	switch (r & 3) {

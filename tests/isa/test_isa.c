@@ -57,7 +57,8 @@ static void place_code(const struct test_case *t, bool remove)
 		return;
 	memcpy(at, t->bytes, t->len);
 	/* A load of SS lets one more instruction through, on the host too. */
-	if (t->decoded && (insn_rows[t->insn.row].attr & A_SHADOW) && (t->insn.opcode == 0x17 || (t->insn.reg & 7) == SEG_SS))
+	if (t->decoded && (insn_rows[t->insn.row].attr & A_SHADOW) &&
+	    (t->insn.opcode == 0x17 || (t->insn.reg & 7) == SEG_SS))
 		at[t->len] = 0x90;
 }
 
@@ -109,8 +110,8 @@ static void one_case(unsigned row, u64 n, struct row_result *res)
 	if (!outcomes_differ(&t, &host, &ours))
 		return;
 	if (!res->failed++ || opt.verbose) {
-		printf("# %s (row %u): the host and the interpreter differ; --seed %llu --row %s --case %llu\n", t.row->name, row,
-		       (unsigned long long)opt.seed, t.row->name, (unsigned long long)n);
+		printf("# %s (row %u): the host and the interpreter differ; --seed %llu --row %s --case %llu\n",
+		       t.row->name, row, (unsigned long long)opt.seed, t.row->name, (unsigned long long)n);
 		print_differences(&t, &host, &ours);
 	}
 }
@@ -135,7 +136,7 @@ static void one_row(unsigned row, struct tally *sum)
 	if (opt.only_case >= 0)
 		one_case(row, (u64)opt.only_case, &res);
 	else
-		/* What the generator makes for this row and the table gives to another does not count; a few more tries do. */
+		/* Cases that the table gives to another row do not count: there are a few more tries. */
 		for (u64 n = 0; res.ran < opt.cases && n < 2 * opt.cases + 100 && res.failed < 50; n++)
 			one_case(row, n, &res);
 	sum->cases += res.ran;
@@ -144,8 +145,8 @@ static void one_row(unsigned row, struct tally *sum)
 		printf("# %s (row %u): %llu of %llu cases differ\n", r->name, row, (unsigned long long)res.failed,
 		       (unsigned long long)(res.ran + res.elsewhere));
 	if (!res.ran) {
-		printf("# not covered: %s (row %u): no case of it could be run (%llu decoded otherwise, %llu unsafe)\n", r->name, row,
-		       (unsigned long long)res.elsewhere, (unsigned long long)res.unsafe);
+		printf("# not covered: %s (row %u): no case of it could be run (%llu decoded otherwise, %llu unsafe)\n",
+		       r->name, row, (unsigned long long)res.elsewhere, (unsigned long long)res.unsafe);
 		return;
 	}
 	sum->covered++;
@@ -203,7 +204,8 @@ int main(int argc, char **argv)
 	bool failed = false;
 
 	if (!parse_options(argc, argv)) {
-		fprintf(stderr, "usage: %s [--seed N] [--cases N] [--row NAME] [--isa NAME] [--case N] [--verbose]\n", argv[0]);
+		fprintf(stderr, "usage: %s [--seed N] [--cases N] [--row NAME] [--isa NAME] [--case N] [--verbose]\n",
+			argv[0]);
 		return 2;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -226,11 +228,12 @@ int main(int argc, char **argv)
 		all.cases += t.cases;
 	}
 	printf("1..%u\n", tests);
-	printf("# rows covered %u of %u (%u of them by their faults alone), %u not for user mode, %u differ; %llu cases, seed %llu\n",
+	printf("# rows covered %u of %u (%u of them by their faults alone), %u not for user mode, %u differ; %llu "
+	       "cases, seed %llu\n",
 	       all.covered, all.rows, all.faults_only, all.excluded, all.failed, (unsigned long long)all.cases,
 	       (unsigned long long)opt.seed);
-	printf("# retired without a fault: %llu in 64-bit, %llu in 32-bit, %llu in 16-bit code\n", (unsigned long long)retired64,
-	       (unsigned long long)retired32, (unsigned long long)retired16);
+	printf("# retired without a fault: %llu in 64-bit, %llu in 32-bit, %llu in 16-bit code\n",
+	       (unsigned long long)retired64, (unsigned long long)retired32, (unsigned long long)retired16);
 	if (!native_has_16bit())
 		printf("# 16-bit code not covered: the host's kernel gives out no 16-bit segments\n");
 	return failed || !tests;

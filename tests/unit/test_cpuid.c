@@ -198,12 +198,13 @@ static void test_out_of_range(void **state)
 	assert_int_equal(out[0] | out[1] | out[2] | out[3], 0);
 }
 
+#define INDEXED CPUID_SIGNIFICANT_INDEX
 static void test_topology_tail(void **state)
 {
 	struct cpuid_entry e[3] = {
 		{.function = 0, .eax = 0xb},
-		{.function = 0xb, .index = 0, .flags = CPUID_SIGNIFICANT_INDEX, .eax = 1, .ebx = 2, .ecx = 0x100, .edx = 5},
-		{.function = 0xb, .index = 1, .flags = CPUID_SIGNIFICANT_INDEX, .eax = 4, .ebx = 8, .ecx = 0x201, .edx = 5},
+		{.function = 0xb, .index = 0, .flags = INDEXED, .eax = 1, .ebx = 2, .ecx = 0x100, .edx = 5},
+		{.function = 0xb, .index = 1, .flags = INDEXED, .eax = 4, .ebx = 8, .ecx = 0x201, .edx = 5},
 	};
 	u32 out[4];
 
@@ -275,7 +276,8 @@ static void test_too_many(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_counts), T(test_identity), T(test_offer_is_honest), T(test_offer_emulates), T(test_speculation_bits),
+		T(test_counts), T(test_identity), T(test_offer_is_honest), T(test_offer_emulates),
+		T(test_speculation_bits),
 		T(test_dynamic_bits), T(test_xsave_sizes), T(test_out_of_range), T(test_topology_tail), T(test_gates),
 		T(test_maxphyaddr), T(test_too_many),
 	};

@@ -118,7 +118,8 @@ static void test_all_indices(void **state)
 		assert_int_equal(msr_read(c, unknown[i], &v, true), MSR_UNKNOWN);
 		assert_int_equal(msr_write(c, unknown[i], 0, false), MSR_UNKNOWN);
 	}
-	static const u32 outside[] = {0x1b, 0x6e0, 0x800, 0x8ff, 0x11, 0x12, 0x4b564d00, 0x4b564d03, 0x4b564d05, 0x4b564dff};
+	static const u32 outside[] = {0x1b, 0x6e0, 0x800, 0x8ff, 0x11, 0x12,
+				      0x4b564d00, 0x4b564d03, 0x4b564d05, 0x4b564dff};
 	for (unsigned i = 0; i < ARRAY_SIZE(outside); i++) {
 		assert_int_equal(msr_read(c, outside[i], &v, false), MSR_OUTSIDE);
 		assert_int_equal(msr_write(c, outside[i], 0, true), MSR_OUTSIDE);
@@ -131,12 +132,12 @@ static void test_places_are_apart(void **state)
 	struct cpu *c = *state;
 
 	for (u32 i = 0; i < 8; i++)
-		assert_int_equal(msr_write(c, 0x268 + i, i % 2 ? 0x0606060606060606 : 0x0505050505050505, true), MSR_OK);
+		assert_int_equal(msr_write(c, 0x268 + i, 0x0101010101010101 * (5 + i % 2), true), MSR_OK);
 	for (u32 i = 0; i < 16; i++)
 		assert_int_equal(msr_write(c, 0x200 + i, i % 2 ? 0x800 : 0x1000u * i, true), MSR_OK);
 	assert_int_equal(msr_write(c, 0x250, 0x0101010101010101, true), MSR_OK);
 	for (u32 i = 0; i < 8; i++)
-		assert_int_equal(get(c, 0x268 + i), i % 2 ? 0x0606060606060606 : 0x0505050505050505);
+		assert_int_equal(get(c, 0x268 + i), 0x0101010101010101 * (5 + i % 2));
 	for (u32 i = 0; i < 16; i++)
 		assert_int_equal(get(c, 0x200 + i), i % 2 ? 0x800 : 0x1000 * i);
 	assert_int_equal(get(c, 0x250), 0x0101010101010101);
