@@ -119,8 +119,7 @@ static int msr_to_client(struct vcpu *v, struct io_op *op, u32 why)
 	run->msr.index = (u32)op->addr;
 	if (op->kind == IO_WRMSR)
 		run->msr.data = op->data;
-	return op->kind == IO_RDMSR ? to_client(v, KVM_EXIT_X86_RDMSR, WAIT_RDMSR)
-				    : to_client(v, KVM_EXIT_X86_WRMSR, WAIT_WRMSR);
+	return to_client(v, op->kind == IO_RDMSR ? KVM_EXIT_X86_RDMSR : KVM_EXIT_X86_WRMSR, WAIT_MSR);
 }
 
 static int handle_msr(struct vcpu *v, struct io_op *op)
@@ -199,8 +198,7 @@ int vcpu_complete(struct vcpu *v)
 			op->data = cut(op->data, op->size);
 		}
 		break;
-	case WAIT_RDMSR:
-	case WAIT_WRMSR:
+	case WAIT_MSR:
 		op->fault = run->msr.error != 0;
 		if (op->kind == IO_RDMSR)
 			op->data = run->msr.data;
@@ -234,7 +232,8 @@ static int handle_halt(struct vcpu *v)
 
 static int handle_pause(struct vcpu *v)
 {
-	if (atomic_load_explicit(&v->vm->nr_vcpus, memory_order_relaxed) > 1)
+	if (!(v->vm->disabled_exits & KVM_X86_DISABLE_EXITS_PAUSE) &&
+	    atomic_load_explicit(&v->vm->nr_vcpus, memory_order_relaxed) > 1)
 		sched_yield();
 	return 1;
 }

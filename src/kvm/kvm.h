@@ -52,7 +52,7 @@ struct sigmask;
 #define PENDING_SIPI BIT(1)
 
 /* What the client owes us after an exit. */
-enum wait_kind { WAIT_NONE, WAIT_PIO, WAIT_MMIO, WAIT_RDMSR, WAIT_WRMSR, WAIT_HYPERCALL };
+enum wait_kind { WAIT_NONE, WAIT_PIO, WAIT_MMIO, WAIT_MSR };
 
 /* An area in guest memory that the guest named in an MSR. */
 struct pv_area {
@@ -90,7 +90,6 @@ struct vcpu {
 	u8 wait;                /* [v] enum wait_kind */
 	u8 eoi_vector;          /* [v] */
 	struct sigmask *sigmask; /* [v] KVM_SET_SIGNAL_MASK: see sigmask.c; NULL until first set */
-	u32 guest_debug;        /* [v] KVM_GUESTDBG_* */
 
 	/* [v] Paravirtual state. */
 	u64 msr_system_time, msr_steal_time, msr_pv_eoi, msr_poll_control;
@@ -105,8 +104,6 @@ struct vcpu {
 	u32 pv_version;
 	u32 tsc_khz;            /* of the guest's TSC */
 	bool pv_enforce;        /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
-	u64 mcg_cap;            /* KVM_X86_SETUP_MCE */
-	u64 smbase;
 };
 
 /* --- VM ---------------------------------------------------------------------------------------------- */

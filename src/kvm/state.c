@@ -229,7 +229,6 @@ static int guest_debug_set(struct vcpu *v, const struct kvm_guest_debug *d)
 			.type = EV_EXCEPTION, .vector = d->control & KVM_GUESTDBG_INJECT_DB ? VEC_DB : VEC_BP,
 		};
 	}
-	v->guest_debug = control;
 	c->guest_debug = (control & KVM_GUESTDBG_SINGLESTEP ? GUEST_DEBUG_STEP : 0) |
 			 (control & KVM_GUESTDBG_USE_SW_BP ? GUEST_DEBUG_SW_BP : 0) |
 			 (control & KVM_GUESTDBG_USE_HW_BP ? GUEST_DEBUG_HW_BP : 0);

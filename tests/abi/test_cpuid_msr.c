@@ -124,6 +124,24 @@ static void test_guest_sees(void **state)
 	abi_destroy(&m);
 }
 
+/* The system attribute: state components that a guest can be given; CPUID's leaf 0xd names the same (SDM vol. 1, 13.2). */
+static void test_system_attr(void **state)
+{
+	static struct cpuid_buffer b;
+	struct abi_vm *m = *state;
+	u64 components = 0;
+	struct kvm_device_attr a = {.addr = (u64)&components};
+
+	ioc_ok(m->sys, KVM_HAS_DEVICE_ATTR, &a);
+	ioc_ok(m->sys, KVM_GET_DEVICE_ATTR, &a);
+	supported(m, &b);
+	assert_int_equal(components & 0xffffffff, leaf(&b, 0xd)->eax);
+	a.addr = (u64)BAD_POINTER;
+	ioc_err(m->sys, KVM_GET_DEVICE_ATTR, &a, EFAULT);
+	a.attr = 7;
+	ioc_err(m->sys, KVM_HAS_DEVICE_ATTR, &a, ENXIO);
+}
+
 /* --- MSRs ------------------------------------------------------------------------------------------------- */
 
 static void test_list(void **state)
@@ -315,7 +333,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_supported), T(test_set_get), T(test_after_run), cmocka_unit_test(test_guest_sees), T(test_list),
-		T(test_list_works), T(test_partial), T(test_apic_base), T(test_unknown_to_client), T(test_filter),
+		T(test_list_works), T(test_partial), T(test_system_attr), T(test_apic_base), T(test_unknown_to_client), T(test_filter),
 	};
 
 	return cmocka_run_group_tests_name("cpuid_msr", tests, NULL, NULL);
