@@ -1,11 +1,13 @@
 /* The translating engine: its dispatcher, what generated code calls, and its vendor table. */
 #include <errno.h>
+#include <immintrin.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/low.h"
 #include "cpu/exception.h"
+#include "cpu/fpu.h"
 #include "cpu/mem.h"
 #include "engine/guard.h"
 #include "engine/jit/jit.h"
@@ -13,11 +15,14 @@
 #include "engine/x86_ops.h"
 
 #define COPY_ARENA_SIZE (8u << 20)
+#define MXCSR_MASKS 0x1f80u
 #define EPOCH_SHIFT 48
 #define EPOCHS (1u << 12)
 
-/* A key of the jump cache is RIP with its upper 16 bits, which are all alike, XORed with what must be the same too. */
-void jit_epoch(struct jit *j)
+/*
+ * A key of the jump cache is RIP with its upper 16 bits, which are all alike, XORed with what must be the same too.
+ */
+void jit_sync(struct jit *j)
 {
 	struct cpu *c = j->cpu;
 
@@ -29,6 +34,29 @@ void jit_epoch(struct jit *j)
 		}
 	}
 	j->epoch = (u64)(j->epoch_nr << 3 | c->mmu_index) << EPOCH_SHIFT;
+
+	const u64 avx = 6, avx512 = 0xe6;
+	bool fpu = !(c->cr0 & (CR0_EM | CR0_TS)), xsave = c->cr4 & CR4_OSXSAVE;
+	j->vec_bad = (fpu && (c->cr4 & CR4_OSFXSR) ? 0 : VEC_SSE) |
+		     (!(c->cr0 & CR0_TS) && xsave && (c->xcr0 & avx) == avx ? 0 : VEC_AVX) |
+		     (!(c->cr0 & CR0_TS) && xsave && (c->xcr0 & avx512) == avx512 ? 0 : VEC_AVX512) |
+		     ((c->fpu.mxcsr & MXCSR_MASKS) == MXCSR_MASKS ? 0 : VEC_FP);
+}
+
+/*
+ * The guest's MXCSR is the host's while generated code runs, if it masks all exceptions. C code has its own: around
+ * every call from generated code.
+ */
+static inline void mxcsr_to_cpu(struct jit *j)
+{
+	if (!(j->vec_bad & VEC_FP))
+		j->cpu->fpu.mxcsr = _mm_getcsr();
+	_mm_setcsr(j->host_mxcsr);
+}
+
+static inline void mxcsr_from_cpu(struct jit *j)
+{
+	_mm_setcsr(j->vec_bad & VEC_FP ? j->host_mxcsr : j->cpu->fpu.mxcsr);
 }
 
 /* --- Called from generated code ------------------------------------------------------------------------------ */
@@ -39,6 +67,7 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 	const struct insn *i = site->insn;
 
 	jit_flags_to_cpu(j);
+	mxcsr_to_cpu(j);
 	c->rip = site->rip;
 	c->insn = i;
 	c->smc = false;
@@ -49,7 +78,8 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 	bool ends = block_ends_at(i);
 	if (!ends)
 		c->rip = site->rip + i->len;
-	jit_epoch(j);
+	jit_sync(j);
+	mxcsr_from_cpu(j);
 	bool leave = c->smc || c->mode != MODE_64 || loop_attention(c);
 	c->smc = false;
 	j->exit_code = leave;
@@ -61,17 +91,21 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	struct cpu *c = j->cpu;
 
 	jit_flags_to_cpu(j);
+	mxcsr_to_cpu(j);
 	c->rip = site->rip;
 	c->insn = site->insn;
 	c->smc = false;
 	j->stat.slow++;
 	void *host = mem_host(c, site->seg, la, site->size, site->acc);
-	if (host && !c->smc)
+	if (host && !c->smc) {
+		mxcsr_from_cpu(j);
 		return host;
+	}
 	site->insn->fn(c, site->insn);
 	hub_written(j);
 	jit_flags_from_cpu(j);
-	jit_epoch(j);
+	jit_sync(j);
+	mxcsr_from_cpu(j);
 	bool leave = c->smc || block_ends_at(site->insn) || loop_attention(c);
 	if (!block_ends_at(site->insn))
 		c->rip = site->rip + site->insn->len;
@@ -145,7 +179,7 @@ static enum exit_reason jit_blocks(struct cpu *c)
 		}
 		struct jit_block *b = NULL;
 		if (likely(c->mode == MODE_64 && !j->off)) {
-			jit_epoch(j);
+			jit_sync(j);
 			b = jit_get(j, &link);
 		}
 		if (!b) {
@@ -161,7 +195,10 @@ static enum exit_reason jit_blocks(struct cpu *c)
 			j->stat.links++;
 		}
 		jit_flags_from_cpu(j);
+		j->host_mxcsr = _mm_getcsr();
+		mxcsr_from_cpu(j);
 		j->enter(b->entry);
+		mxcsr_to_cpu(j);
 		jit_flags_to_cpu(j);
 		link = NULL;
 		if (j->exit_code > 1) {
@@ -257,6 +294,7 @@ static int jit_vcpu_create(struct cpu *c)
 	j->e = (struct emit){.p = j->rw, .rx = j->rx - j->rw};
 	j->data_p = j->data;
 	j->epoch_nr = 1;
+	j->vec_max = xsave_supported() & BIT64(6) ? 64 : xsave_supported() & BIT64(2) ? 32 : 16;
 	j->off = !(is_low(c + 1) && is_low(c->tlbs + 1) && is_low(j + 1) && is_low(j->data + JIT_DATA_SIZE));
 	if (!j->off)
 		jit_make_stubs(j);

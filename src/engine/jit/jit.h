@@ -77,6 +77,12 @@ struct jit {
 	u64 epoch;             /* XORed into the keys of the jump cache: see jit_epoch() */
 	u64 exit_code;         /* why generated code returned: JIT_EXIT_* or the link */
 	u64 c_stack;           /* RSP at entry */
+	u32 vec_bad;           /* VEC_*: vector instructions that may not run now; they raise a fault, or need C */
+#define VEC_SSE BIT(0)
+#define VEC_AVX BIT(1)
+#define VEC_AVX512 BIT(2)
+#define VEC_FP BIT(3)      /* some SIMD floating-point exception is unmasked */
+	u32 host_mxcsr;        /* C code's, while the guest's is in force */
 	u64 target;            /* of an indirect call, while the return address is pushed */
 	struct jump_entry jump[1u << JUMP_BITS];
 
@@ -94,6 +100,7 @@ struct jit {
 	u64 seen_gen;          /* cpu->exec_gen for which epoch was made */
 	u32 epoch_nr;
 	bool flush;            /* to be done by the dispatcher */
+	u8 vec_max;            /* bytes of the widest vector register of the host */
 	bool off;              /* no memory below 2 GiB: everything is interpreted */
 
 	/* Stubs, addresses in the executable mapping. */
@@ -118,8 +125,8 @@ void jit_make_stubs(struct jit *j);
 /* translate.c: makes the block at cpu->rip, whose code is at @p. NULL: the caches are full. */
 struct jit_block *jit_translate(struct jit *j, const u8 *p);
 
-/* run.c: the epoch for the CPU's present state. */
-void jit_epoch(struct jit *j);
+/* jit.c: brings epoch and vec_bad up to the CPU's present state. */
+void jit_sync(struct jit *j);
 
 /* cache.c */
 struct jit_block *jit_find(struct jit *j, u64 rip, const u8 *p);

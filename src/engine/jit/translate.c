@@ -7,9 +7,12 @@
 #include "cpu/mem.h"
 #include "cpu/sem.h"
 #include "engine/reencode.h"
+#include "engine/thunk.h"
 
 /* Where the guest's arithmetic flags are. */
 enum flags_at { IN_SLOT, IN_HOST };
+
+#define NR_VEC 32
 
 /* A memory access whose fast path failed. */
 struct slow_path {
@@ -19,6 +22,13 @@ struct slow_path {
 	u64 tag;           /* address of the tag that S0 was XORed with, less S1 */
 	struct jit_site *site;
 	bool reload_flags; /* the code at @done expects the flags in the host's register */
+	u8 vec_before[NR_VEC], vec_after[NR_VEC]; /* tr.vec at @resume and at @done */
+};
+
+/* A vector instruction that may not run now (jit.vec_bad): to C. */
+struct vec_path {
+	u8 *from;
+	struct jit_site *site;
 };
 
 /* A taken conditional branch, or the end of the block. */
@@ -42,7 +52,11 @@ struct tr {
 	u16 live[JIT_INSNS_MAX]; /* arithmetic flags that someone reads after the instruction */
 	struct slow_path slow[PATHS_MAX];
 	struct exit_path exit[PATHS_MAX];
-	unsigned nr_slow, nr_exit;
+	struct vec_path vecs[PATHS_MAX];
+	unsigned nr_slow, nr_exit, nr_vecs;
+	u8 vec[NR_VEC];      /* bytes of each vector register that the host's of the same number holds */
+	u32 vec_checked;     /* VEC_* found to be right in this block */
+	u64 xinuse;          /* components marked as used in this block */
 	bool full;
 };
 
@@ -205,6 +219,7 @@ static struct slow_path *emit_tlb(struct tr *t, const struct insn *i, enum seg_r
 	emit_bytes(e, "\x49\x81\xfe", 3);     /* cmp r14, PAGE_SIZE - size */
 	emit32(e, PAGE_SIZE - size);
 	*s = (struct slow_path){.from = emit_jcc(e, CC_A), .tag = tag, .site = new_site(t, i)};
+	memcpy(s->vec_before, t->vec, sizeof(t->vec));
 	if (s->site) {
 		s->site->size = (u8)size;
 		s->site->seg = (u8)seg;
@@ -232,6 +247,174 @@ static void slow_done(struct tr *t, struct slow_path *s)
 {
 	s->done = t->e->p;
 	s->reload_flags = t->flags == IN_HOST;
+	memcpy(s->vec_after, t->vec, sizeof(t->vec));
+}
+
+/* --- Vector registers ---------------------------------------------------------------------------------------------- */
+
+/*
+ * A guest vector register is in the host's of the same number while the block needs it, and always in cpu->fpu too:
+ * each result is stored at once, so that C functions and exits find it there, and a block only ever loads.
+ */
+
+/* EVEX or VEX moves between register @v and its place in cpu->fpu. */
+static void emit_vec_move(struct tr *t, unsigned v, unsigned bytes, bool store)
+{
+	struct emit *e = t->e;
+	const void *at = t->j->cpu->fpu.zmm[v];
+
+	if (bytes == 64 || v >= 16) {
+		emit8(e, 0x62); /* vmovdqu64 */
+		emit8(e, (v & 8 ? 0 : 0x80) | 0x60 | (v & 16 ? 0 : 0x10) | 1);
+		emit8(e, 0xfe);
+		emit8(e, 0x08 | (bytes == 64 ? 0x40 : bytes == 32 ? 0x20 : 0));
+	} else if (bytes == 32) {
+		emit8(e, 0xc5); /* vmovdqu */
+		emit8(e, (v & 8 ? 0 : 0x80) | 0x7e);
+	} else {
+		if (v & 8)
+			emit8(e, 0x44);
+		emit8(e, 0x0f); /* movups: leaves the rest of the register alone */
+		emit8(e, store ? 0x11 : 0x10);
+		emit_modrm_abs(e, v, at);
+		return;
+	}
+	emit8(e, store ? 0x7f : 0x6f);
+	emit_modrm_abs(e, v, at);
+}
+
+static void vec_reload(struct tr *t, const u8 *vec)
+{
+	for (unsigned v = 0; v < NR_VEC; v++)
+		if (vec[v])
+			emit_vec_move(t, v, vec[v], false);
+}
+
+static void vec_need(struct tr *t, unsigned v, unsigned bytes)
+{
+	if (t->vec[v] >= bytes)
+		return;
+	emit_vec_move(t, v, bytes, false);
+	t->vec[v] = (u8)bytes;
+}
+
+/* The vector registers that @i names, in the order of its operands. */
+static unsigned vec_regs(const struct insn *i, u8 reg[4])
+{
+	const struct insn_row *r = &insn_rows[i->row];
+	unsigned nr = 0;
+
+	for (unsigned n = 0; n < ARRAY_SIZE(r->operand); n++)
+		switch (operand_info[r->operand[n]].kind) {
+		case OK_V: reg[nr++] = i->reg; break;
+		case OK_W:
+			if (!i->is_mem)
+				reg[nr++] = i->rm;
+			break;
+		case OK_U: reg[nr++] = i->rm; break;
+		case OK_H: reg[nr++] = i->vvvv; break;
+		case OK_L: reg[nr++] = (u8)(i->imm >> 4 & 15); break;
+		}
+	return nr;
+}
+
+static bool is_vector(const struct insn_row *r)
+{
+	return (r->attr & (A_SSE | A_AVX | A_AVX512)) && !(r->attr & (A_X87 | A_MMX | A_VSIB));
+}
+
+/* What the C path has to look at stays there: masks, and thunks that are not plain. */
+static bool can_copy_vector(const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+	const struct thunk *k = i->thunk;
+
+	u8 reg[4];
+
+	/* None named, some meant: VZEROUPPER. */
+	if (!k || i->aaa || (k->what & ~(THUNK_MXCSR | THUNK_FLAGS)) || !vec_regs(i, reg))
+		return false;
+	for (unsigned n = 0; n < ARRAY_SIZE(r->operand); n++)
+		switch (operand_info[r->operand[n]].kind) {
+		case OK_NONE: case OK_I: case OK_V: case OK_W: case OK_U: case OK_H: case OK_L: case OK_M:
+		case OK_G: case OK_E: case OK_R: break;
+		default: return false;
+		}
+	return true;
+}
+
+/* Before the instruction; flags are in their slot. */
+static void emit_vec_guard(struct tr *t, const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+	const struct thunk *k = i->thunk;
+	u32 need = (r->attr & A_SSE ? VEC_SSE : 0) | (r->attr & A_AVX ? VEC_AVX : 0) | (r->attr & A_AVX512 ? VEC_AVX512 : 0) |
+		   (k->what & THUNK_MXCSR ? VEC_FP : 0);
+
+	if (need & ~t->vec_checked) {
+		emit8(t->e, 0xf6); /* test byte [vec_bad], need */
+		emit_modrm_abs(t->e, 0, &t->j->vec_bad);
+		emit8(t->e, need);
+		u8 *from = emit_jcc(t->e, CC_NE);
+		t->vecs[t->nr_vecs++] = (struct vec_path){from, new_site(t, i)};
+		t->vec_checked |= need;
+	}
+	if (k->xinuse & ~t->xinuse) {
+		emit8(t->e, 0x81); /* or dword [xinuse], components */
+		emit_modrm_abs(t->e, 1, &t->j->cpu->fpu.xinuse);
+		emit32(t->e, k->xinuse);
+		t->xinuse |= k->xinuse;
+	}
+}
+
+static bool vec_guard_needed(const struct tr *t, const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+	const struct thunk *k = i->thunk;
+	u32 need = (r->attr & A_SSE ? VEC_SSE : 0) | (r->attr & A_AVX ? VEC_AVX : 0) | (r->attr & A_AVX512 ? VEC_AVX512 : 0) |
+		   (k->what & THUNK_MXCSR ? VEC_FP : 0);
+
+	return (need & ~t->vec_checked) || (k->xinuse & ~t->xinuse);
+}
+
+/* How much of a register the instruction may look at. */
+static unsigned vec_width(const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+
+	/* With embedded rounding L'L is no length: all of it. */
+	return r->space == ENC_LEGACY ? 16 : r->space == ENC_EVEX && i->b && !i->is_mem ? 64 : 16u << i->l;
+}
+
+static void vec_load_operands(struct tr *t, const struct insn *i)
+{
+	u8 reg[4];
+	unsigned nr = vec_regs(i, reg), width = vec_width(i);
+
+	for (unsigned n = 0; n < nr; n++)
+		vec_need(t, reg[n], width);
+}
+
+/* The destination, the first operand, goes to cpu->fpu: VEX and EVEX clear what lies above the vector length. */
+static void vec_store_result(struct tr *t, const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+	unsigned kind = operand_info[r->operand[0]].kind, v;
+
+	if (kind == OK_V)
+		v = i->reg;
+	else if ((kind == OK_W && !i->is_mem) || kind == OK_U)
+		v = i->rm;
+	else if (kind == OK_H)
+		v = i->vvvv;
+	else
+		return;
+	if (r->space == ENC_LEGACY) {
+		emit_vec_move(t, v, 16, true);
+		return;
+	}
+	emit_vec_move(t, v, t->j->vec_max, true);
+	t->vec[v] = t->j->vec_max;
 }
 
 /* --- Exits ------------------------------------------------------------------------------------------------------- */
@@ -289,10 +472,19 @@ static void emit_late_paths(struct tr *t)
 		emit_mov_imm(e, S1, (u64)s->site);
 		emit_call(e, t->j->stub_slow);
 		emit_rr(e, 1, 0x85, S0, S0);
-		emit_patch(emit_jcc(e, CC_NE), s->resume);
+		u8 *done = emit_jcc(e, CC_E);
+		vec_reload(t, s->vec_before);
+		emit_patch(emit_jmp_later(e), s->resume);
+		emit_patch(done, e->p);
+		vec_reload(t, s->vec_after);
 		if (s->reload_flags)
 			emit_restore_flags(t, S0);
 		emit_patch(emit_jmp_later(e), s->done);
+	}
+	for (unsigned n = 0; n < t->nr_vecs && !t->full; n++) {
+		emit_patch(t->vecs[n].from, e->p);
+		emit_mov_imm(e, S1, (u64)t->vecs[n].site);
+		emit_jmp(e, t->j->stub_end_helper);
 	}
 	for (unsigned n = 0; n < t->nr_exit && !t->full; n++) {
 		struct exit_path *x = &t->exit[n];
@@ -322,11 +514,8 @@ static void tr_helper(struct tr *t, unsigned n, const struct insn *i)
 		emit_jmp(t->e, t->j->stub_end_helper);
 	else
 		emit_call(t->e, t->j->stub_helper);
-}
-
-static bool high_byte(const struct insn *i)
-{
-	return ((i->reg_off | i->rm_off) & 7) != 0;
+	memset(t->vec, 0, sizeof(t->vec));
+	t->vec_checked = 0;
 }
 
 /* Which of the instruction's register fields name general registers. */
@@ -358,16 +547,20 @@ static bool can_copy(const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	struct gprs g = gprs_of(i);
+	bool vector = is_vector(r);
 	unsigned mem = (g.reg && in_memory(i->reg)) + (g.rm && in_memory(i->rm)) + (g.vvvv && in_memory(i->vvvv));
 	bool plain = !(g.reg && (in_memory(i->reg) || i->reg == RSP)) && !(g.rm && (in_memory(i->rm) || i->rm == RSP));
 
-	if (r->class_ != CLASS_COPY || g.other || (r->attr & (A_X87 | A_MMX | A_SSE | A_AVX | A_AVX512 | A_MXCSR | A_OLDER | A_CPL0 | A_PROT)))
+	if (r->class_ != CLASS_COPY || (g.other && !vector) || (r->attr & (A_X87 | A_MMX | A_OLDER | A_CPL0 | A_PROT)))
+		return false;
+	if (vector ? !can_copy_vector(i) : (r->attr & (A_SSE | A_AVX | A_AVX512 | A_MXCSR)) != 0)
 		return false;
 	if (r->sem == &sem_lea || r->sem == &sem_nop)
 		return false;
-	if (high_byte(i) && (i->is_mem || !plain))
+	bool high_byte = (g.reg && (i->reg_off & 7)) || (g.rm && (i->rm_off & 7));
+	if (high_byte && (i->is_mem || !plain))
 		return false;
-	if (i->is_mem && (!i->mem_size || i->mem_size > 8))
+	if (i->is_mem && (!i->mem_size || i->mem_size > (vector ? 64 : 8)))
 		return false;
 	/* Two scratch registers, one of which holds the address of a memory operand. */
 	return mem <= (i->is_mem ? 1 : 2);
@@ -383,10 +576,21 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	u8 code[REENCODE_MAX];
 	unsigned len;
 
-	if (i->is_mem) {
+	bool vector = is_vector(r);
+	if (i->is_mem || (vector && vec_guard_needed(t, i)))
 		flags_to_slot(t, flags_needed(t, n));
+	if (vector)
+		emit_vec_guard(t, i);
+	if (i->is_mem)
 		s = emit_operand(t, i);
+	if (i->is_mem && vector && ((const struct thunk *)i->thunk)->align) {
+		emit_bytes(t->e, "\x41\xf6\xc6", 3); /* test r14b, align */
+		emit8(t->e, ((const struct thunk *)i->thunk)->align);
+		u8 *from = emit_jcc(t->e, CC_NE);
+		t->vecs[t->nr_vecs++] = (struct vec_path){from, new_site(t, i)};
 	}
+	if (vector)
+		vec_load_operands(t, i);
 	flags_to_host(t, n, S1);
 	to.base = S0;
 	struct { bool is; u8 g; u8 *to; } field[] = {{g.reg, i->reg, &to.reg}, {g.rm, i->rm, &to.rm}, {g.vvvv, i->vvvv, &to.vvvv}};
@@ -418,6 +622,8 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 			return false;
 		emit_bytes(t->e, code, len);
 	}
+	if (vector)
+		vec_store_result(t, i);
 	for (unsigned k = 0; k < back; k++)
 		emit_store_abs(t->e, back_h[k], &t->j->cpu->gpr[back_g[k]]);
 	if (flags_written(r))
