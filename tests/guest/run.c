@@ -309,9 +309,9 @@ int main(int argc, char **argv)
 	}
 	for (int n = 0; n < m.nr_vcpus; n++)
 		pthread_create(&vcpus[n].thread, NULL, vcpu_thread, &vcpus[n]);
-	for (int tick = 0; atomic_load(&m.status) < 0; tick++) {
+	for (time_t end = time(NULL) + seconds; atomic_load(&m.status) < 0;) {
 		usleep(2000);
-		if (tick > seconds * 500)
+		if (time(NULL) > end)
 			machine_fail(&m, "time out after seconds", seconds);
 	}
 	for (int n = 0; n < m.nr_vcpus; n++) {
