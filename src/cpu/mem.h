@@ -47,7 +47,7 @@ static inline struct tlb_entry *tlb_at(const struct cpu *c, u64 la)
 
 static inline bool tlb_in_page(u64 la, unsigned size)
 {
-	return (la & (PAGE_SIZE - 1)) <= PAGE_SIZE - size;
+	return (la & (PAGE_SIZE - 1)) + size <= PAGE_SIZE;
 }
 
 /* After a store through host address @p: the running block may have changed itself. */

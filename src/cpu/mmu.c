@@ -215,6 +215,8 @@ static bool walk_set_ad(struct cpu *c, struct walk *w, bool write)
 
 		if (new == old || !s->slot || (s->slot->flags & GPA_READONLY))
 			continue;
+		if (unlikely(gpa_has_code(s->slot, s->gpa)) && c->code_write)
+			c->code_write(c, s->slot, s->gpa, s->host, w->entry_size);
 		if (w->entry_size == 8) {
 			if (!__atomic_compare_exchange_n((u64 *)s->host, &old, new, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 				return false;

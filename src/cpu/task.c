@@ -48,7 +48,7 @@ static struct task task_read(struct cpu *c, const struct tss_layout *l, u64 base
 	return t;
 }
 
-/* Saves the old task. Its first write finds out whether the TSS can be written, before the new task is marked busy. */
+/* Saves the old task. A fault half way does no harm: the switch is tried again, and all of it is saved again. */
 static void task_save(struct cpu *c, u64 next, enum task_switch why)
 {
 	const struct segment *tr = &c->seg[SEG_TR];
@@ -58,7 +58,6 @@ static void task_save(struct cpu *c, u64 next, enum task_switch why)
 
 	if (tr->unusable || tr->limit < l->min_limit)
 		raise_error(c, VEC_TS, tr->selector & ~3u);
-	/* All of it may lie in two pages: the last field first, then the rest cannot fail. */
 	for (unsigned n = l->nr_seg; n--;)
 		mem_write_system(c, tr->base + l->seg + n * l->step, 2, c->seg[n].selector);
 	for (unsigned n = 0; n < 8; n++)

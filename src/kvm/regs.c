@@ -270,6 +270,7 @@ static int xsave_set(struct vcpu *v, unsigned long arg, size_t size)
 	int r = uaccess_read(area, (void *)arg, size);
 	if (r == 0 && !fpu_from_xsave(&v->cpu.fpu, xsave_supported(), area, (unsigned)size))
 		r = -EINVAL;
+	tlb_flush_pkru(&v->cpu);
 	free(area);
 	return r;
 }

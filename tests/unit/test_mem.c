@@ -93,6 +93,19 @@ static void test_mmio(void **state)
 	assert_int_equal(get(f, la, 4), 0x03020100);
 	cpu_io_retire(c);
 
+	/* A store over two pages of MMIO is one request for each. */
+	assert_int_equal(CATCH(c, mem_write(c, SEG_DS, mmio + 0xffd, 8, 0x8877665544332211)), UNWIND_EXIT);
+	c->io.done = 1;
+	assert_int_equal(CATCH(c, mem_write(c, SEG_DS, mmio + 0xffd, 8, 0x8877665544332211)), UNWIND_EXIT);
+	assert_int_equal(c->io.op[0].size, 3);
+	assert_int_equal(c->io.op[0].data, 0x332211);
+	assert_int_equal(c->io.op[1].addr, mmio + 0x1000);
+	assert_int_equal(c->io.op[1].size, 5);
+	assert_int_equal(c->io.op[1].data, 0x8877665544);
+	c->io.done = 2;
+	ASSERT_FINE(c, mem_write(c, SEG_DS, mmio + 0xffd, 8, 0x8877665544332211));
+	cpu_io_retire(c);
+
 	/* Answers of another way through the instruction are dropped. */
 	c->io.done = 2;
 	assert_int_equal(CATCH(c, mem_read(c, SEG_DS, mmio, 4)), UNWIND_EXIT);

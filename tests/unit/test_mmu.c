@@ -481,6 +481,30 @@ static void test_cr3_write(void **state)
 	assert_int_equal(read_byte(c, LA + 0x1000), 1);
 }
 
+/* A global page that took the place of a local one in the TLB stays as well. */
+static void test_cr3_write_replaced(void **state)
+{
+	struct fixture *f = *state;
+	struct cpu *c = &f->cpu;
+	u64 la = LA + (u64)TLB_SIZE * PAGE_SIZE;
+
+	put(f, 0x10000, 1, 1);
+	paging_on(f, PAGING_4);
+	u64 local = map_page(f, PAGING_4, LA, 0x10000, 12, P_W, P_W);
+	u64 global = map_page(f, PAGING_4, la, 0x10000, 12, P_W, P_W | P_G);
+	assert_int_equal(read_byte(c, LA), 1);
+	assert_int_equal(read_byte(c, la), 1);
+	remap(f, local);
+	remap(f, global);
+	ASSERT_FINE(c, cr3_write(c, c->cr3));
+	assert_int_equal(read_byte(c, la), 1);
+	/* And the other way round it goes. */
+	assert_int_equal(read_byte(c, LA), 2);
+	put(f, local, 8, 0x10000 | P_W | 1);
+	ASSERT_FINE(c, cr3_write(c, c->cr3));
+	assert_int_equal(read_byte(c, LA), 1);
+}
+
 /* More pages than the journal holds, then one flush. */
 static void test_cr3_write_many(void **state)
 {
@@ -554,7 +578,7 @@ int main(void)
 		cmocka_unit_test(test_reserved), TEST(test_nx_reserved_without_nxe), TEST(test_pdptes),
 		cmocka_unit_test(test_rights), TEST(test_fetch_error_code), TEST(test_pkeys), TEST(test_system_access),
 		cmocka_unit_test(test_accessed_dirty), TEST(test_fault_sets_no_bits), TEST(test_dirty_log),
-		TEST(test_invlpg), TEST(test_cr3_write), TEST(test_cr3_write_many), TEST(test_invlpg_large), TEST(test_pcid),
+		TEST(test_invlpg), TEST(test_cr3_write), TEST(test_cr3_write_replaced), TEST(test_cr3_write_many), TEST(test_invlpg_large), TEST(test_pcid),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -132,6 +132,26 @@ static void test_load_checks(void **state)
 	}
 }
 
+/* All 8 bytes of a descriptor lie within its table (SDM vol. 3A, 3.5.1). */
+static void test_table_limit(void **state)
+{
+	struct fixture *f = *state;
+	struct cpu *c = &f->cpu;
+
+	enter_protected(f, 0);
+	c->gdtr.limit = S_DATA0 + 7;
+	ASSERT_FINE(c, seg_load(c, SEG_DS, S_DATA0));
+	c->gdtr.limit = S_DATA0 + 6;
+	ASSERT_FAULT(c, VEC_GP, S_DATA0, seg_load(c, SEG_DS, S_DATA0));
+	/* The second half of a system descriptor in long mode counts too. */
+	enter_long(f, 0);
+	set_desc(f, S_LDT + 8, 0);
+	c->gdtr.limit = S_LDT + 14;
+	ASSERT_FAULT(c, VEC_GP, S_LDT, seg_load_ldt(c, S_LDT));
+	c->gdtr.limit = S_LDT + 15;
+	ASSERT_FINE(c, seg_load_ldt(c, S_LDT));
+}
+
 static void test_null_ss_long(void **state)
 {
 	struct fixture *f = *state;
@@ -340,7 +360,7 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_reset), TEST(test_modes), cmocka_unit_test(test_load_checks), TEST(test_null_ss_long),
+		TEST(test_reset), TEST(test_modes), cmocka_unit_test(test_load_checks), TEST(test_table_limit), TEST(test_null_ss_long),
 		TEST(test_real_loads), TEST(test_limits), TEST(test_ldt_and_tr), TEST(test_visible),
 		TEST(test_control_registers), TEST(test_debug_registers),
 	};
