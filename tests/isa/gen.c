@@ -47,7 +47,7 @@ static unsigned operand_bytes(unsigned size, const struct form *f, unsigned opsi
 	case OS_P: return 2 + opsize;
 	case OS_A: return 2 * opsize;
 	case OS_S: return f->bits == 64 ? 10 : 6;
-	case OS_X: case OS_BCST: return vl;
+	case OS_X: return vl;
 	case OS_X1: case OS_X2: case OS_X4: case OS_X8: return vl;
 	case OS_HX: return vl / 2;
 	case OS_QX: return vl / 4;
