@@ -53,6 +53,9 @@ $B/libtest.a: $(lib_obj) $(mon_obj)
 	@rm -f $@
 	ar qcs $@ $^
 
+# Those whose subject is threads. (ThreadSanitizer cannot follow a fork, nor faults that are meant.)
+tsan_tests = $(filter %/test_smp %/test_stress %/test_eventfd,$(abi_tests))
+
 # cmocka's expectations longjmp out of test functions, for good.
 $B/tests/%.o: WARN += -Wno-clobbered
 
@@ -76,15 +79,13 @@ $(fuzzers): $B/%: $B/%.o $B/libtest.a
 	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 fuzzers: $(fuzzers)
 
-bench_programs := $(patsubst %.c,$B/%,$(wildcard tests/bench/*.c))
-$(bench_programs): $B/%: $B/%.o $B/libanykvm.a
-	$(CC) $(ALL_CFLAGS) -o $@ $^ -pthread
+-include tests/bench/rules.mk
 
 asan-build:
 	+@$(MAKE) --no-print-directory B=$B/asan OPT=-O1 \
 		SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" unit-tests $(abi_tests:$B/%=$B/asan/%)
 tsan-build:
-	+@$(MAKE) --no-print-directory B=$B/tsan SAN=-fsanitize=thread guest-tests
+	+@$(MAKE) --no-print-directory B=$B/tsan SAN=-fsanitize=thread guest-tests $(tsan_tests:$B/%=$B/tsan/%)
 fuzz-build:
 	+@$(MAKE) --no-print-directory B=$B/fuzz CC=clang OPT=-O1 \
 		SAN="-fsanitize=fuzzer-no-link,address -Wno-unknown-warning-option -Wno-gnu" fuzzers
@@ -97,6 +98,8 @@ list-tests:
 	@echo $(unit_tests) $(abi_tests) $(isa_tests) $(guest_images) $(boot_tests) | tr ' ' '\n'
 list-asan:
 	@echo $(unit_tests:$B/%=$B/asan/%) $(abi_tests:$B/%=$B/asan/%) | tr ' ' '\n'
+list-tsan:
+	@echo $(tsan_tests:$B/%=$B/tsan/%) | tr ' ' '\n'
 list-fuzzers:
 	@echo $(fuzzers:$B/%=$B/fuzz/%) | tr ' ' '\n'
 
@@ -128,5 +131,5 @@ clean:
 	rm -rf $B
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
-.PHONY: all list-tests list-asan list-fuzzers unit-tests guest-tests tests fuzzers asan-build tsan-build fuzz-build check test boot bench install clean
+.PHONY: all list-tests list-asan list-tsan list-fuzzers unit-tests guest-tests tests fuzzers asan-build tsan-build fuzz-build check test boot bench install clean
 .SECONDARY:
