@@ -315,6 +315,8 @@ struct cpu {
 	void *engine_vm; /* what the engine shares between the vCPUs of a VM; set before x86_ops.vcpu_create */
 	/* The engine's, or NULL: @size bytes at @host, on a page that gpa_has_code(), are about to be written by this vCPU. */
 	void (*code_write)(struct cpu *c, const struct gpa_slot *slot, u64 gpa, u8 *host, unsigned size);
+	/* Likewise: such a page, at @host, is entered in the TLB. */
+	void (*code_fill)(struct cpu *c, const u8 *host);
 	void *owner;     /* the kvm room's vcpu */
 
 	/* Counters for people. */

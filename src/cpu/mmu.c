@@ -457,6 +457,8 @@ void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum acce
 		if (unlikely(gpa_has_code(slot, t.gpa)) && c->code_write)
 			c->code_write(c, slot, t.gpa, host, size);
 	}
+	if (unlikely(gpa_has_code(slot, t.gpa)) && c->code_fill)
+		c->code_fill(c, host);
 	tlb_enter(c, idx, la, acc, &t, slot, host);
 	return host;
 }

@@ -232,6 +232,8 @@ static int guest_debug_set(struct vcpu *v, const struct kvm_guest_debug *d)
 	c->guest_debug = (control & KVM_GUESTDBG_SINGLESTEP ? GUEST_DEBUG_STEP : 0) |
 			 (control & KVM_GUESTDBG_USE_SW_BP ? GUEST_DEBUG_SW_BP : 0) |
 			 (control & KVM_GUESTDBG_USE_HW_BP ? GUEST_DEBUG_HW_BP : 0);
+	/* A debugger has written its breakpoints into guest memory by now. */
+	v->vm->ops->tlb_flush_all(c);
 	for (int n = 0; n < 4; n++)
 		c->guest_dr[n] = control & KVM_GUESTDBG_USE_HW_BP ? d->arch.debugreg[n] : 0;
 	c->guest_dr7 = control & KVM_GUESTDBG_USE_HW_BP ? d->arch.debugreg[7] : 0;

@@ -86,6 +86,7 @@ void jit_insert(struct jit *j, struct jit_block *b)
 	if (!b->mark)
 		mark_page(j, b);
 	b->settled_at = hub_now(j);
+	b->verified = j->client_gen;
 	b->next = *h;
 	*h = b;
 	b->page_next = *page;
@@ -143,6 +144,22 @@ unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size)
 		}
 	}
 	return killed;
+}
+
+void jit_verify_page(struct jit *j, const u8 *p)
+{
+	struct jit_block *next;
+
+	for (struct jit_block *b = j->page[hash_page(p)]; b; b = next) {
+		next = b->page_next;
+		if (((u64)b->code ^ (u64)p) >= PAGE_SIZE)
+			continue;
+		if (b->verified == j->client_gen)
+			return;
+		b->verified = j->client_gen;
+		if (!block_same_bytes(b->code, b->bytes, b->len))
+			jit_block_kill(j, b);
+	}
 }
 
 void jit_flush(struct jit *j)

@@ -134,8 +134,13 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 	struct jit_block *b = jit_find(j, c->rip, p);
 
 	j->stat.lookups++;
-	if (b && !block_same_bytes(p, b->bytes, b->len)) {
+	if (b && (b->verified < j->hard_gen || j->entered)) {
+		jit_verify_page(j, p);
+	} else if (b && !hub_settled(j, b) && !block_same_bytes(p, b->bytes, b->len)) {
 		jit_block_kill(j, b);
+	}
+	j->entered = false;
+	if (b && b->dead) {
 		b = NULL;
 		*link = NULL;
 	}
@@ -208,9 +213,39 @@ static enum exit_reason jit_blocks(struct cpu *c)
 	}
 }
 
+/*
+ * The client writes to guest memory unseen: between two KVM_RUNs, or before it raises an interrupt. To compare all code
+ * after each of them would cost more than many a device access. Compared are: the page where KVM_RUN goes on; a page
+ * that comes (back) into the TLB, which is how code that was read from a disk comes into use; and every page when it
+ * is entered first after the client has flushed the TLB or set a debug register (breakpoints of a debugger).
+ */
+static void jit_code_fill(struct cpu *c, const u8 *host)
+{
+	jit_verify_page(jit_of(c), host);
+}
+
+static void jit_vcpu_load(struct cpu *c)
+{
+	struct jit *j = jit_of(c);
+
+	loop_vcpu_load(c);
+	j->kicked = j->entered = true;
+}
+
+static void jit_tlb_flush_all(struct cpu *c)
+{
+	struct jit *j = jit_of(c);
+
+	loop_tlb_flush_all(c);
+	j->hard_gen = ++j->client_gen;
+}
+
 static enum exit_reason jit_run(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
+
+	if (j->kicked)
+		j->client_gen++;
 
 	if (j->map_gen != c->map->gen) {
 		jit_flush(j);
@@ -219,6 +254,7 @@ static enum exit_reason jit_run(struct cpu *c)
 	hub_enter(j);
 	enum exit_reason reason = loop_run(c, jit_blocks);
 	hub_leave(j);
+	j->kicked = reason == EXIT_KICK;
 	return reason;
 }
 
@@ -299,6 +335,7 @@ static int jit_vcpu_create(struct cpu *c)
 	if (!j->off)
 		jit_make_stubs(j);
 	c->code_write = jit_code_write;
+	c->code_fill = jit_code_fill;
 	return 0;
 }
 
@@ -309,10 +346,10 @@ const struct x86_ops jit_x86_ops = {
 	.vm_destroy = hub_destroy,
 	.vcpu_create = jit_vcpu_create,
 	.vcpu_free = jit_vcpu_free,
-	.vcpu_load = loop_vcpu_load,
+	.vcpu_load = jit_vcpu_load,
 	.vcpu_put = loop_vcpu_put,
 	.run = jit_run,
-	.tlb_flush_all = loop_tlb_flush_all,
+	.tlb_flush_all = jit_tlb_flush_all,
 	.tlb_flush_gva = tlb_flush_page,
 	.inject = loop_inject,
 	.enable_irq_window = loop_enable_irq_window,

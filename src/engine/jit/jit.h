@@ -59,6 +59,7 @@ struct jit_block {
 	_Atomic u16 *mark;     /* the memory slot's counter of the page: see gpa_slot.code */
 	u64 mark_id;
 	u64 settled_at;        /* see hub.h */
+	u64 verified;          /* jit.client_gen at which its bytes were those in memory */
 	u16 len;
 	u8 mmu_index, nr;
 	bool dead;
@@ -93,6 +94,10 @@ struct jit {
 	u8 *data, *data_p;     /* blocks, instructions, links: freed together */
 	struct jit_block *hash[1u << JIT_HASH_BITS];
 	struct jit_block *page[1u << JIT_HASH_BITS];
+	u64 client_gen;        /* counts the moments since which the client may have written to guest memory: see jit.c */
+	u64 hard_gen;          /* its value when the client last said so */
+	bool kicked;           /* the last run ended for somebody outside */
+	bool entered;          /* KVM_RUN has just begun */
 	u64 map_gen;           /* of the memory map that the blocks were made under */
 	struct jit_hub *hub;
 	struct jit_inbox inbox;
@@ -136,6 +141,8 @@ void jit_block_kill(struct jit *j, struct jit_block *b);
 /* Ends the blocks that @size bytes at @p touch. Returns how many. */
 unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size);
 void jit_flush(struct jit *j);
+/* Ends the blocks in the page of @p whose bytes in memory are others now. */
+void jit_verify_page(struct jit *j, const u8 *p);
 void *jit_data(struct jit *j, size_t size);
 void jit_link_set(struct jit_link *l, struct jit_block *to);
 
