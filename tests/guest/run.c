@@ -28,19 +28,27 @@
 /* What a level-triggered test device answers to: a write sets the line of that GSI, see t_irq.c. */
 #define PORT_IRQ_HIGH 0xe0
 #define PORT_IRQ_LOW 0xe1
-/* An MMIO window with plain storage behind it, for MMIO tests. */
+/* First in, first out, bytes: OUT puts, IN takes (ones when there are none). */
+#define PORT_FIFO 0xe4
+#define FIFO_SIZE 0x4000u
+/* IN: accesses to the MMIO window since the last time. */
+#define PORT_MMIO_COUNT 0xec
+/* An MMIO window with plain storage behind it, but for one byte that counts how often it was read. */
 #define MMIO_BASE 0xd0000000ull
 #define MMIO_SIZE 0x1000u
+#define MMIO_COUNTER 0xff0
 
 struct machine {
 	const struct kvm_if *kvm;
 	int vm;
 	int nr_vcpus;
-	pthread_mutex_t lock; /* console, mmio, failed */
+	pthread_mutex_t lock; /* console, mmio, fifo, failed */
 	char line[256];
 	size_t line_len;
 	unsigned char mmio[MMIO_SIZE];
-	int mmio_accesses;
+	unsigned mmio_accesses;
+	unsigned char fifo[FIFO_SIZE];
+	unsigned fifo_put, fifo_taken;
 	bool failed;
 	_Atomic int status; /* -1 while running */
 };
@@ -102,33 +110,60 @@ static void machine_console(struct machine *m, char ch)
 	pthread_mutex_unlock(&m->lock);
 }
 
+static void machine_in(struct machine *m, unsigned port, unsigned char *data, unsigned size)
+{
+	pthread_mutex_lock(&m->lock);
+	switch (port) {
+	case PORT_FIFO:
+		for (unsigned b = 0; b < size; b++)
+			data[b] = m->fifo_taken == m->fifo_put ? 0xff : m->fifo[m->fifo_taken++ % FIFO_SIZE];
+		break;
+	case PORT_MMIO_COUNT:
+		memcpy(data, &m->mmio_accesses, size);
+		m->mmio_accesses = 0;
+		break;
+	default:
+		/* A recognisable pattern: the port's low byte, counted up. */
+		for (unsigned b = 0; b < size; b++)
+			data[b] = (unsigned char)(port + b);
+	}
+	pthread_mutex_unlock(&m->lock);
+}
+
+static void machine_out(struct machine *m, unsigned port, const unsigned char *data, unsigned size)
+{
+	struct kvm_irq_level irq = {.irq = data[0], .level = port == PORT_IRQ_HIGH};
+
+	switch (port) {
+	case PORT_CONSOLE:
+		machine_console(m, (char)data[0]);
+		break;
+	case PORT_EXIT:
+		atomic_store(&m->status, data[0]);
+		break;
+	case PORT_IRQ_HIGH:
+	case PORT_IRQ_LOW:
+		m->kvm->ioctl(m->vm, KVM_IRQ_LINE, &irq);
+		break;
+	case PORT_FIFO:
+		pthread_mutex_lock(&m->lock);
+		for (unsigned b = 0; b < size; b++)
+			m->fifo[m->fifo_put++ % FIFO_SIZE] = data[b];
+		pthread_mutex_unlock(&m->lock);
+		break;
+	}
+}
+
 static void vcpu_io(struct vcpu *v)
 {
 	struct kvm_run *run = v->run;
-	struct machine *m = v->m;
 	unsigned char *data = (unsigned char *)run + run->io.data_offset;
 
-	for (unsigned n = 0; n < run->io.count; n++, data += run->io.size) {
-		if (run->io.direction == KVM_EXIT_IO_IN) {
-			/* A recognisable pattern: the port's low byte, counted up. */
-			for (unsigned b = 0; b < run->io.size; b++)
-				data[b] = (unsigned char)(run->io.port + b);
-			continue;
-		}
-		struct kvm_irq_level irq = {.irq = data[0], .level = run->io.port == PORT_IRQ_HIGH};
-		switch (run->io.port) {
-		case PORT_CONSOLE:
-			machine_console(m, (char)data[0]);
-			break;
-		case PORT_EXIT:
-			atomic_store(&m->status, data[0]);
-			break;
-		case PORT_IRQ_HIGH:
-		case PORT_IRQ_LOW:
-			m->kvm->ioctl(m->vm, KVM_IRQ_LINE, &irq);
-			break;
-		}
-	}
+	for (unsigned n = 0; n < run->io.count; n++, data += run->io.size)
+		if (run->io.direction == KVM_EXIT_IO_IN)
+			machine_in(v->m, run->io.port, data, run->io.size);
+		else
+			machine_out(v->m, run->io.port, data, run->io.size);
 }
 
 static void vcpu_mmio(struct vcpu *v)
@@ -142,10 +177,13 @@ static void vcpu_mmio(struct vcpu *v)
 		return;
 	}
 	pthread_mutex_lock(&m->lock);
+	m->mmio_accesses++;
 	if (run->mmio.is_write)
 		memcpy(m->mmio + off, run->mmio.data, run->mmio.len);
 	else
 		memcpy(run->mmio.data, m->mmio + off, run->mmio.len);
+	if (off == MMIO_COUNTER && !run->mmio.is_write)
+		m->mmio[off]++;
 	pthread_mutex_unlock(&m->lock);
 }
 
