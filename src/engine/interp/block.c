@@ -104,9 +104,14 @@ bool block_bind(struct copy_arena *copy, struct cpu *c, struct insn *i, enum dec
 	return true;
 }
 
+bool block_faults_at(const struct insn *i)
+{
+	return i->fn == exec_ud || i->fn == exec_gp;
+}
+
 bool block_ends_at(const struct insn *i)
 {
-	return i->fn == exec_ud || i->fn == exec_gp || insn_rows[i->row].class_ == CLASS_END;
+	return block_faults_at(i) || insn_rows[i->row].class_ == CLASS_END;
 }
 
 const u8 *block_code_at(struct cpu *c, u64 la)

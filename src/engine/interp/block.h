@@ -43,6 +43,8 @@ void block_cache_flush(struct block_cache *bc);
 
 /* Chooses what executes @i, decoded with @st: its semantics, a thunk in @copy, or what raises the fault. False: @copy is full. */
 bool block_bind(struct copy_arena *copy, struct cpu *c, struct insn *i, enum decode_status st);
+/* @i does nothing but raise a fault: no such instruction, or a prefix that it does not take. */
+bool block_faults_at(const struct insn *i);
 /* Nothing of the block comes after @i. */
 bool block_ends_at(const struct insn *i);
 /* Host address of the code at @la. May raise #PF, #GP; leaves with EXIT_EMULATION where there is no memory. */

@@ -96,13 +96,14 @@ void jit_insert(struct jit *j, struct jit_block *b)
 void jit_link_set(struct jit_link *l, struct jit_block *to)
 {
 	l->to = to;
-	if (!to) {
-		emit_patch(l->jump, l->stub);
+	emit_patch(l->jump, l->stub);
+	if (l->saved)
+		emit_patch(l->saved, l->saved + 4);
+	if (!to)
 		return;
-	}
 	l->next = to->incoming;
 	to->incoming = l;
-	emit_patch(l->jump, (u8 *)(to->entry - l->rx));
+	emit_patch(l->saved && to->flags_live ? l->saved : l->jump, (u8 *)(to->entry - l->rx));
 }
 
 static void unchain(struct jit_block **at, struct jit_block *b, bool page)

@@ -12,6 +12,7 @@
 #include "engine/guard.h"
 #include "engine/jit/jit.h"
 #include "engine/loop.h"
+#include "engine/thunk.h"
 #include "engine/x86_ops.h"
 
 #define COPY_ARENA_SIZE (8u << 20)
@@ -96,7 +97,9 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	c->insn = site->insn;
 	c->smc = false;
 	j->stat.slow++;
-	void *host = mem_host(c, site->seg, la, site->size, site->acc);
+	/* #GP for a misaligned address comes before #PF. */
+	const struct thunk *k = site->insn->thunk;
+	void *host = k && (la & k->align) ? NULL : mem_host(c, site->seg, la, site->size, site->acc);
 	if (host && !c->smc) {
 		mxcsr_from_cpu(j);
 		return host;
@@ -134,7 +137,7 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 	struct jit_block *b = jit_find(j, c->rip, p);
 
 	j->stat.lookups++;
-	if (b && (b->verified < j->hard_gen || j->entered)) {
+	if (j->entered || (b && b->verified < j->hard_gen)) {
 		jit_verify_page(j, p);
 	} else if (b && !hub_settled(j, b) && !block_same_bytes(p, b->bytes, b->len)) {
 		jit_block_kill(j, b);

@@ -43,6 +43,7 @@ struct jit_link {
 	u64 rip;
 	u8 *jump;              /* its rel32, in the writable mapping */
 	u8 *stub;              /* where it leads while there is no target */
+	u8 *saved;             /* or NULL: rel32 of the jump behind the code in the stub that saves the flags */
 	struct jit_block *from, *to;
 	struct jit_link *next; /* of those that lead to @to */
 	u64 rx;                /* distance of the executable mapping */
@@ -61,6 +62,7 @@ struct jit_block {
 	u64 settled_at;        /* see hub.h */
 	u64 verified;          /* jit.client_gen at which its bytes were those in memory */
 	u16 len;
+	u16 flags_live;        /* arithmetic flags at its entry that it reads or leaves as they are */
 	u8 mmu_index, nr;
 	bool dead;
 };

@@ -25,17 +25,17 @@ struct slow_path {
 	u8 vec_before[NR_VEC], vec_after[NR_VEC]; /* tr.vec at @resume and at @done */
 };
 
-/* A vector instruction that may not run now (jit.vec_bad): to C. */
-struct vec_path {
-	u8 *from;
+/* An instruction that is C's when it comes to that: vectors that may not run now (jit.vec_bad), branches that fault. */
+struct c_path {
+	u8 *from; /* rel32 of the jump here; flags are in their slot */
 	struct jit_site *site;
 };
 
-/* A taken conditional branch, or the end of the block. */
+/* A taken conditional branch. */
 struct exit_path {
 	u8 *from; /* rel32 of the jump here */
 	u64 rip;
-	bool save_flags;
+	bool in_host; /* the flags */
 };
 
 #define PATHS_MAX (JIT_INSNS_MAX * 2 + 4)
@@ -52,8 +52,8 @@ struct tr {
 	u16 live[JIT_INSNS_MAX]; /* arithmetic flags that someone reads after the instruction */
 	struct slow_path slow[PATHS_MAX];
 	struct exit_path exit[PATHS_MAX];
-	struct vec_path vecs[PATHS_MAX];
-	unsigned nr_slow, nr_exit, nr_vecs;
+	struct c_path c[PATHS_MAX];
+	unsigned nr_slow, nr_exit, nr_c;
 	u8 vec[NR_VEC];      /* bytes of each vector register that the host's of the same number holds */
 	u32 vec_checked;     /* VEC_* found to be right in this block */
 	u64 xinuse;          /* components marked as used in this block */
@@ -118,29 +118,6 @@ static void flags_to_host(struct tr *t, unsigned n, unsigned scratch)
 	}
 }
 
-/* True when no flag survives to be read from @rip on, as far as the same page tells. */
-static bool flags_dead_at(const struct tr *t, u64 rip)
-{
-	const u8 *p = t->code + (rip - t->b->rip);
-	u16 live = FL_ARITH;
-	struct insn i;
-
-	for (unsigned n = 0; n < 6 && p < t->page_end; n++) {
-		if (decode(&i, p, (unsigned)MIN((s64)15, t->page_end - p), 64) != DECODE_OK)
-			return false;
-		const struct insn_row *r = &insn_rows[i.row];
-		if (r->flags_read & live)
-			return false;
-		live &= (u16)~flags_written(r);
-		if (!live)
-			return true;
-		if (r->class_ != CLASS_COPY && r->sem != &sem_push_e && r->sem != &sem_pop_r)
-			return false;
-		p += i.len;
-	}
-	return false;
-}
-
 /* --- Registers ----------------------------------------------------------------------------------------------- */
 
 static bool in_memory(unsigned g)
@@ -198,6 +175,12 @@ static struct jit_site *new_site(struct tr *t, const struct insn *i)
 	}
 	*s = (struct jit_site){.insn = i, .block = t->b, .rip = t->rip};
 	return s;
+}
+
+/* On condition @cc, C executes @i instead and the block is left. */
+static void emit_c_path(struct tr *t, const struct insn *i, unsigned cc)
+{
+	t->c[t->nr_c++] = (struct c_path){emit_jcc(t->e, cc), new_site(t, i)};
 }
 
 /*
@@ -355,8 +338,7 @@ static void emit_vec_guard(struct tr *t, const struct insn *i)
 		emit8(t->e, 0xf6); /* test byte [vec_bad], need */
 		emit_modrm_abs(t->e, 0, &t->j->vec_bad);
 		emit8(t->e, need);
-		u8 *from = emit_jcc(t->e, CC_NE);
-		t->vecs[t->nr_vecs++] = (struct vec_path){from, new_site(t, i)};
+		emit_c_path(t, i, CC_NE);
 		t->vec_checked |= need;
 	}
 	if (k->xinuse & ~t->xinuse) {
@@ -424,8 +406,11 @@ static bool same_page(const struct tr *t, u64 rip)
 	return ((rip ^ t->b->rip) & PAGE_MASK) == 0;
 }
 
-/* To @rip in the same page: through a link that is patched when its target exists. */
-static void emit_link(struct tr *t, u8 *jump, u64 rip)
+/*
+ * To @rip in the same page: through a link that is patched when its target exists. With the flags @in_host they are
+ * saved on the way, unless the target is a block that reads none.
+ */
+static void emit_link(struct tr *t, u8 *jump, u64 rip, bool in_host)
 {
 	struct jit_link *l = jit_data(t->j, sizeof(*l));
 
@@ -435,6 +420,10 @@ static void emit_link(struct tr *t, u8 *jump, u64 rip)
 	}
 	*l = (struct jit_link){.rip = rip, .jump = jump, .stub = t->e->p, .from = t->b, .rx = (u64)t->e->rx};
 	emit_patch(jump, t->e->p);
+	if (in_host) {
+		emit_save_flags(t);
+		l->saved = emit_jmp_later(t->e);
+	}
 	emit_mov_imm(t->e, S1, (u64)l);
 	emit_jmp(t->e, t->j->stub_link);
 }
@@ -443,21 +432,26 @@ static void emit_goto(struct tr *t, u64 rip)
 {
 	if (same_page(t, rip)) {
 		u8 *jump = emit_jmp_later(t->e);
-		emit_link(t, jump, rip);
+		emit_link(t, jump, rip, false);
 		return;
 	}
 	emit_mov_imm(t->e, S0, rip);
 	emit_jmp(t->e, t->j->stub_indirect);
 }
 
+static bool is_jcc(const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+
+	return r->class_ == CLASS_END && r->flags_read && operand_info[r->operand[0]].kind == OK_J && r->name[0] == 'j' &&
+	       i->opsize == 8 && !block_faults_at(i);
+}
+
 static void tr_jcc(struct tr *t, unsigned n, const struct insn *i)
 {
-	u64 rip = t->rip + i->len + i->imm;
-	bool near = same_page(t, rip), dead = near && flags_dead_at(t, rip);
-
 	flags_to_host(t, n, S0);
 	struct exit_path *x = &t->exit[t->nr_exit++];
-	*x = (struct exit_path){.from = emit_jcc(t->e, i->opcode & 15), .rip = rip, .save_flags = !dead && t->flags == IN_HOST};
+	*x = (struct exit_path){emit_jcc(t->e, i->opcode & 15), t->rip + i->len + i->imm, t->flags == IN_HOST};
 }
 
 static void emit_late_paths(struct tr *t)
@@ -481,20 +475,20 @@ static void emit_late_paths(struct tr *t)
 			emit_restore_flags(t, S0);
 		emit_patch(emit_jmp_later(e), s->done);
 	}
-	for (unsigned n = 0; n < t->nr_vecs && !t->full; n++) {
-		emit_patch(t->vecs[n].from, e->p);
-		emit_mov_imm(e, S1, (u64)t->vecs[n].site);
+	for (unsigned n = 0; n < t->nr_c && !t->full; n++) {
+		emit_patch(t->c[n].from, e->p);
+		emit_mov_imm(e, S1, (u64)t->c[n].site);
 		emit_jmp(e, t->j->stub_end_helper);
 	}
 	for (unsigned n = 0; n < t->nr_exit && !t->full; n++) {
 		struct exit_path *x = &t->exit[n];
 
-		if (same_page(t, x->rip) && !x->save_flags) {
-			emit_link(t, x->from, x->rip);
+		if (same_page(t, x->rip)) {
+			emit_link(t, x->from, x->rip, x->in_host);
 			continue;
 		}
 		emit_patch(x->from, e->p);
-		if (x->save_flags)
+		if (x->in_host)
 			emit_save_flags(t);
 		emit_goto(t, x->rip);
 	}
@@ -586,8 +580,7 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	if (i->is_mem && vector && ((const struct thunk *)i->thunk)->align) {
 		emit_bytes(t->e, "\x41\xf6\xc6", 3); /* test r14b, align */
 		emit8(t->e, ((const struct thunk *)i->thunk)->align);
-		u8 *from = emit_jcc(t->e, CC_NE);
-		t->vecs[t->nr_vecs++] = (struct vec_path){from, new_site(t, i)};
+		emit_c_path(t, i, CC_NE);
 	}
 	if (vector)
 		vec_load_operands(t, i);
@@ -714,6 +707,24 @@ static void emit_push_return(struct tr *t, const struct insn *i)
 	slow_done(t, s);
 }
 
+/*
+ * A branch to S0, which must be canonical: to one that is not the branch itself faults, before it has done anything.
+ * With 57 bits C takes what 48 do not hold.
+ */
+static void emit_canonical(struct tr *t, const struct insn *i)
+{
+	emit_mov_rr(t->e, S1, S0);
+	emit_bytes(t->e, "\x49\xc1\xe7\x10", 4); /* shl r15, 16 */
+	emit_bytes(t->e, "\x49\xc1\xff\x10", 4); /* sar r15, 16 */
+	emit_rr(t->e, 1, 0x3b, S1, S0);
+	emit_c_path(t, i, CC_NE);
+}
+
+static bool near_target_plain(const struct tr *t, const struct insn *i)
+{
+	return ((t->rip + i->len + i->imm) ^ t->rip) >> 47 == 0;
+}
+
 /* The target of an indirect branch into S0. */
 static void emit_target(struct tr *t, const struct insn *i)
 {
@@ -726,6 +737,7 @@ static void emit_target(struct tr *t, const struct insn *i)
 		if (h != S0)
 			emit_mov_rr(t->e, S0, h);
 	}
+	emit_canonical(t, i);
 }
 
 /* Near branches that always go. */
@@ -734,7 +746,7 @@ static bool tr_branch(struct tr *t, const struct insn *i)
 	const struct sem *sem = insn_rows[i->row].sem;
 	struct emit *e = t->e;
 
-	if (i->opsize != 8)
+	if (i->opsize != 8 || ((sem == &sem_jmp_j || sem == &sem_call_j) && !near_target_plain(t, i)))
 		return false;
 	flags_to_slot(t, FL_ARITH);
 	if (sem == &sem_jmp_j) {
@@ -745,6 +757,7 @@ static bool tr_branch(struct tr *t, const struct insn *i)
 	} else if (sem == &sem_ret) {
 		struct slow_path *s = emit_stack(t, i, 0, ACC_READ);
 		emit_rm_disp(e, 1, 0x8b, S0, S0, 0);
+		emit_canonical(t, i);
 		emit_rsp_add(t, 8 + (s32)(i->opcode == 0xc2 ? i->imm & 0xffff : 0));
 		emit_jmp(e, t->j->stub_indirect);
 		slow_done(t, s);
@@ -769,11 +782,10 @@ static void tr_insn(struct tr *t, unsigned n)
 	const struct insn_row *r = &insn_rows[i->row];
 	bool done;
 
-	if (i->fn == NULL || block_ends_at(i) != (r->class_ == CLASS_END)) {
-		done = false; /* it raises a fault */
-	} else if (r->class_ == CLASS_END && r->flags_read && (r->sem != &sem_ret) && r->operand[0] != OP_none &&
-		   operand_info[r->operand[0]].kind == OK_J && r->name[0] == 'j') {
-		done = i->opsize == 8;
+	if (block_faults_at(i)) {
+		done = false;
+	} else if (is_jcc(i)) {
+		done = near_target_plain(t, i);
 		if (done)
 			tr_jcc(t, n, i);
 	} else if (r->class_ == CLASS_END) {
@@ -797,14 +809,6 @@ static void tr_insn(struct tr *t, unsigned n)
 }
 
 /* --- Blocks --------------------------------------------------------------------------------------------------------- */
-
-static bool is_jcc(const struct insn *i)
-{
-	const struct insn_row *r = &insn_rows[i->row];
-
-	return r->class_ == CLASS_END && r->flags_read && operand_info[r->operand[0]].kind == OK_J && r->name[0] == 'j' &&
-	       i->opsize == 8 && i->fn;
-}
 
 /* Decodes up to the end of the block. False: full. */
 static bool tr_decode(struct tr *t, const u8 *p)
@@ -846,6 +850,7 @@ static void tr_liveness(struct tr *t)
 		else if (r->sem != &sem_push_e && r->sem != &sem_push_i && r->sem != &sem_pop_r && r->sem != &sem_leave)
 			live = FL_ARITH;
 	}
+	t->b->flags_live = live;
 }
 
 /* Leaves when somebody wants the vCPU to look. */
