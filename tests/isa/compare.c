@@ -30,7 +30,7 @@ static void difference(const char *format, ...)
 static void compare64(const char *name, unsigned n, u64 in, u64 host, u64 ours)
 {
 	if (host != ours)
-		difference("%s%u: %016llx -> host %016llx, interpreter %016llx", name, n, (unsigned long long)in,
+		difference("%s%u: %016llx -> host %016llx, engine %016llx", name, n, (unsigned long long)in,
 			   (unsigned long long)host, (unsigned long long)ours);
 }
 
@@ -49,7 +49,7 @@ static void compare_bytes(const char *name, unsigned n, const u8 *in, const u8 *
 		return;
 	difference("%s%u: %s", name, n, hex(a, in, size));
 	difference("  -> host        %s", hex(b, host, size));
-	difference("     interpreter %s", hex(c, ours, size));
+	difference("     engine %s", hex(c, ours, size));
 }
 
 static void compare_gprs(const struct test_case *t, const struct state *host, const struct state *ours)
@@ -60,7 +60,7 @@ static void compare_gprs(const struct test_case *t, const struct state *host, co
 
 	for (unsigned n = 0; n < (t->bits == 64 ? 16u : 8u); n++)
 		if ((host->gpr[n] ^ ours->gpr[n]) & mask)
-			difference("%s%.0u: %016llx -> host %016llx, interpreter %016llx", n < 8 ? names[n] : "r",
+			difference("%s%.0u: %016llx -> host %016llx, engine %016llx", n < 8 ? names[n] : "r",
 				   n < 8 ? 0 : n, (unsigned long long)t->in.gpr[n], (unsigned long long)host->gpr[n],
 				   (unsigned long long)ours->gpr[n]);
 }
@@ -72,7 +72,7 @@ static void compare_flags(const struct test_case *t, const struct outcome *host,
 	if (host->vector == NO_VECTOR && t->decoded)
 		mask &= ~(u64)insn_rows[t->insn.row].flags_undefined;
 	if ((host->s.rflags ^ ours->s.rflags) & mask)
-		difference("rflags: %06llx -> host %06llx, interpreter %06llx (differ in %llx)",
+		difference("rflags: %06llx -> host %06llx, engine %06llx (differ in %llx)",
 			   (unsigned long long)t->in.rflags, (unsigned long long)host->s.rflags,
 			   (unsigned long long)ours->s.rflags,
 			   (unsigned long long)((host->s.rflags ^ ours->s.rflags) & mask));
@@ -92,7 +92,7 @@ static void compare_segments(const struct state *in, const struct state *host, c
 	/* The host kernel's IRET makes any null selector 0 (SDM vol. 2A, IRET: a segment below the new CPL). */
 	for (unsigned n = 0; n < ARRAY_SIZE(s); n++)
 		if (s[n].host != s[n].ours && (s[n].host || s[n].ours > 3))
-			difference("%s: %04x -> host %04x, interpreter %04x", s[n].name, s[n].in, s[n].host, s[n].ours);
+			difference("%s: %04x -> host %04x, engine %04x", s[n].name, s[n].in, s[n].host, s[n].ours);
 	compare64("fs.base", 0, in->fs_base, host->fs_base, ours->fs_base);
 	compare64("gs.base", 0, in->gs_base, host->gs_base, ours->gs_base);
 }
@@ -117,7 +117,7 @@ static void compare_fpu(const struct test_case *t, int vector, const struct stat
 	for (unsigned n = 0; n < 8; n++)
 		compare64("k", n, in->k[n], host->k[n], ours->k[n]);
 	if (host->mxcsr != ours->mxcsr)
-		difference("mxcsr: %05x -> host %05x, interpreter %05x", in->mxcsr, host->mxcsr, ours->mxcsr);
+		difference("mxcsr: %05x -> host %05x, engine %05x", in->mxcsr, host->mxcsr, ours->mxcsr);
 	/* Control, status, tags. The last instruction and its operand are not kept by every processor. */
 	compare_bytes("x87 control", 0, in->x87, host->x87, ours->x87, 5);
 	for (unsigned n = 0; n < 8; n++)
@@ -143,7 +143,7 @@ static void compare_memory(void)
 		if (a == b || is_mxcsr_mask(a, b))
 			continue;
 		told++;
-		difference("memory at %x: host %016llx, interpreter %016llx", DATA_BASE + n, (unsigned long long)a,
+		difference("memory at %x: host %016llx, engine %016llx", DATA_BASE + n, (unsigned long long)a,
 			   (unsigned long long)b);
 	}
 }
@@ -157,7 +157,7 @@ static const char *vector_name(int v, char buf[32])
 	if (v == VECTOR_HANG)
 		return "no end";
 	if (v == VECTOR_CRASH)
-		return "a fault of the interpreter itself";
+		return "a fault of the engine itself";
 	if (v >= 0 && v < (int)ARRAY_SIZE(names))
 		return names[v];
 	sprintf(buf, v < 0 ? "exit %d" : "vector %d", v < 0 ? -(v - VECTOR_HANG + 10) : v);
@@ -169,12 +169,12 @@ static void compare_all(const struct test_case *t, const struct outcome *host, c
 	char a[32], b[32];
 
 	if (host->vector != ours->vector) {
-		difference("exception: host %s (%x), interpreter %s (%x)", vector_name(host->vector, a), host->error,
+		difference("exception: host %s (%x), engine %s (%x)", vector_name(host->vector, a), host->error,
 			   vector_name(ours->vector, b), ours->error);
 		if (host->vector < NO_VECTOR || ours->vector < NO_VECTOR)
 			return;
 	} else if (host->error != ours->error) {
-		difference("%s error code: host %x, interpreter %x", vector_name(host->vector, a), host->error,
+		difference("%s error code: host %x, engine %x", vector_name(host->vector, a), host->error,
 			   ours->error);
 	}
 	/* Of a large operand, a fault may name any byte in the page. */

@@ -1,8 +1,10 @@
 /*
- * The interpreter as a test subject: a vCPU in 64-bit mode at CPL 3, with the descriptors that Linux gives its
+ * The engines as test subjects: for each a vCPU in 64-bit mode at CPL 3, with the descriptors that Linux gives its
  * programs, page tables over the two windows, and an IDT so that faults are delivered in full.
  *
- * One instruction is run by asking for an NMI window with interrupts shadowed: the shadow lets one instruction through.
+ * The interpreter runs one instruction when it is asked for an NMI window with interrupts shadowed: the shadow lets one
+ * instruction through. That would never reach translated code. There the instruction ends as on the host, in the INT3
+ * that stands wherever it may go, whose handler halts, as all of them do.
  */
 #include <sched.h>
 #include <stdio.h>
@@ -10,8 +12,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/low.h"
 #include "cpu/cpuid.h"
 #include "cpu/mmu.h"
+#include "engine/jit/jit.h"
 #include "engine/x86_ops.h"
 #include "isa.h"
 
@@ -32,8 +36,12 @@ enum {
 #define PTE_U BIT64(2)
 #define PTE_NX BIT64(63)
 
-static struct cpu *cpu;
+static struct subject {
+	const struct x86_ops *ops;
+	struct cpu *cpu;
+} subjects[NR_ENGINE] = {{.ops = &interp_x86_ops}, {.ops = &jit_x86_ops}};
 static u8 *sys, *data;
+static volatile u8 stop; /* the vCPUs' immediate_exit */
 static struct segment initial_seg[NR_SEG];
 
 static void put64(unsigned at, u64 v)
@@ -119,28 +127,25 @@ static void make_segments(void)
 		.base = SYS_BASE + TSS, .limit = TSS_LIMIT, .selector = 0x40, .type = 11, .present = 1};
 }
 
-static bool make_cpu(void)
+static struct cpu *make_cpu(void)
 {
-	static const u8 no_exit;
 	struct cpuid_entry offer[CPUID_MAX_ENTRIES];
 	struct gpa_map *map = calloc(1, sizeof(*map) + 3 * sizeof(map->slot[0]));
+	struct cpu *cpu = low_alloc(sizeof(*cpu));
 
-	cpu = aligned_alloc(64, ALIGN_UP(sizeof(*cpu), 64));
 	if (!cpu || !map)
-		return false;
-	memset(cpu, 0, sizeof(*cpu));
+		return NULL;
 	map->nr = 3;
 	map->slot[0] = (struct gpa_slot){.gpa = 0, .size = SYS_SIZE, .hva = sys};
 	map->slot[1] = (struct gpa_slot){.gpa = DATA_BASE, .size = DATA_SIZE, .hva = data};
 	map->slot[2] = (struct gpa_slot){.gpa = CODE_BASE, .size = CODE_SIZE, .hva = native_code()};
-	cpu->immediate_exit = &no_exit;
 	if (cpu_init(cpu))
-		return false;
-	cpu->immediate_exit = &no_exit;
+		return NULL;
+	cpu->immediate_exit = &stop;
 	cpu->map = map;
 	unsigned n = cpuid_supported(offer, CPUID_MAX_ENTRIES);
 	if (n > CPUID_MAX_ENTRIES || cpuid_set(cpu, offer, n))
-		return false;
+		return NULL;
 	cpu->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
 	cpu->cr3 = PML4;
 	cpu->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE | CR4_UMIP | CR4_PGE;
@@ -148,7 +153,15 @@ static bool make_cpu(void)
 	cpu->xcr0 = native_xcr0();
 	cpu->gdtr = (struct dtable){SYS_BASE + GDT, GDT_LIMIT};
 	cpu->idtr = (struct dtable){SYS_BASE + IDT, 256 * 16 - 1};
-	return true;
+	return cpu;
+}
+
+static bool make_subject(struct subject *s)
+{
+	s->cpu = make_cpu();
+	if (!s->cpu || s->ops->hardware_setup() || s->ops->vcpu_create(s->cpu))
+		return false;
+	return s->ops != &jit_x86_ops || !jit_of(s->cpu)->off;
 }
 
 bool guest_init(void)
@@ -160,10 +173,12 @@ bool guest_init(void)
 	make_page_tables();
 	make_descriptors();
 	make_segments();
-	if (!make_cpu() || interp_x86_ops.hardware_setup() || interp_x86_ops.vcpu_create(cpu)) {
-		fprintf(stderr, "cannot set up the interpreter\n");
-		return false;
-	}
+	memset(sys + HANDLERS, 0xf4, 256 * 16); /* HLT */
+	for (unsigned n = 0; n < NR_ENGINE; n++)
+		if (!make_subject(&subjects[n])) {
+			fprintf(stderr, "cannot set up engine %s\n", subjects[n].ops->name);
+			return false;
+		}
 	return true;
 }
 
@@ -180,7 +195,7 @@ static void narrow_segment(struct segment *s, u16 selector, u32 base)
 	s->l = s->db = s->g = 0;
 }
 
-static void load_state(const struct test_case *t)
+static void load_state(struct cpu *cpu, const struct test_case *t)
 {
 	const struct state *s = &t->in;
 
@@ -207,12 +222,14 @@ static void load_state(const struct test_case *t)
 	cpu->fpu.xinuse = cpu->xcr0;
 	cpu->nmi_blocked = false;
 	cpu->inject.type = cpu->delivering.type = EV_NONE;
+	cpu->int_shadow = 0;
+	cpu_io_retire(cpu);
 	cpu->dr6 = 0xffff0ff0;
 	cpu->dr7 = 0x400;
 	cpu_update_mode(cpu);
 }
 
-static void save_state(struct state *s)
+static void save_state(const struct cpu *cpu, struct state *s)
 {
 	memcpy(s->gpr, cpu->gpr, sizeof(s->gpr));
 	s->rip = cpu->rip;
@@ -232,7 +249,7 @@ static void save_state(struct state *s)
 }
 
 /* In the handler: the interrupted state is on the stack, the error code on top of it for the vectors that have one. */
-static void unwind_delivery(struct outcome *o)
+static void unwind_delivery(const struct cpu *cpu, struct outcome *o)
 {
 	static const u32 has_error = BIT(8) | BIT(10) | BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(17);
 	u64 frame[6] = {0};
@@ -253,28 +270,63 @@ static void unwind_delivery(struct outcome *o)
 	o->s.ss = (u16)f[4];
 }
 
-static void run_one(void *arg)
+/* Translated code runs on until it is in a handler: what the host's signals tell of, and how, see native.c. */
+static void end_at_int3(const struct test_case *t, struct outcome *o)
 {
-	*(enum exit_reason *)arg = interp_x86_ops.run(cpu);
+	if (o->vector == VEC_BP && o->s.rip - 1 - t->in.rip >= t->len)
+		o->s.rip--;
+	else if (o->vector != VEC_PF || !(o->error & PF_I) || o->s.rip == t->in.rip ||
+		 o->cr2 - t->code_base - t->in.rip < t->len)
+		return;
+	o->vector = NO_VECTOR;
+	o->error = 0;
+	o->cr2 = 0;
 }
 
-void guest_run(const struct test_case *t, struct outcome *o)
-{
-	enum exit_reason reason = EXIT_KICK;
+struct run {
+	struct subject *s;
+	enum exit_reason reason;
+};
 
-	load_state(t);
-	cpu->int_shadow = SHADOW_STI;
-	cpu->nmi_window = true;
+static void run_one(void *arg)
+{
+	struct run *r = arg;
+
+	r->reason = r->s->ops->run(r->s->cpu);
+}
+
+void guest_stop(void)
+{
+	stop = 1;
+}
+
+void guest_run(const struct test_case *t, enum engine engine, struct outcome *o)
+{
+	struct run r = {.s = &subjects[engine]};
+	struct cpu *cpu = r.s->cpu;
+
+	stop = 0;
+	load_state(cpu, t);
+	if (engine == ENGINE_INTERP) {
+		cpu->int_shadow = SHADOW_STI;
+		cpu->nmi_window = true;
+	}
 	*o = (struct outcome){.vector = NO_VECTOR};
-	interp_x86_ops.vcpu_load(cpu);
-	if (!native_protected(run_one, &reason)) {
+	r.s->ops->vcpu_load(cpu);
+	if ((t->in.rip & (PAGE_SIZE - 1)) > PAGE_SIZE - 32)
+		r.s->ops->tlb_flush_all(cpu); /* there is new code in two pages */
+	if (!native_protected(run_one, &r)) {
 		o->vector = VECTOR_CRASH;
 		cpu->in_engine = false;
 		return;
 	}
-	save_state(&o->s);
-	if (reason != EXIT_NMI_WINDOW)
-		o->vector = VECTOR_HANG - 10 - (int)reason;
+	save_state(cpu, &o->s);
+	if (r.reason == EXIT_KICK)
+		o->vector = VECTOR_HANG;
+	else if (r.reason != (engine == ENGINE_INTERP ? EXIT_NMI_WINDOW : EXIT_HLT))
+		o->vector = VECTOR_HANG - 10 - (int)r.reason;
 	else if (cpu->rip >= SYS_BASE + HANDLERS && cpu->rip < SYS_BASE + HANDLERS + 256 * 16)
-		unwind_delivery(o);
+		unwind_delivery(cpu, o);
+	if (engine == ENGINE_JIT)
+		end_at_int3(t, o);
 }

@@ -1,5 +1,5 @@
 /*
- * The differential test: one instruction, one state, run by the host's processor and by the interpreter.
+ * The differential test: one instruction, one state, run by the host's processor and by an engine.
  *
  * Both see the same linear addresses: a window of data pages and a window of code pages, each between guard areas
  * that nothing maps. Natively these are this process's own pages; the guest has page tables of its own over another
@@ -47,7 +47,7 @@ struct state {
 
 #define NO_VECTOR (-1)
 #define VECTOR_HANG (-2)  /* did not come to an end */
-#define VECTOR_CRASH (-3) /* the interpreter itself faulted */
+#define VECTOR_CRASH (-3) /* the engine itself faulted */
 
 struct outcome {
 	struct state s;
@@ -70,7 +70,7 @@ struct test_case {
 /* --- native.c: the host's processor ------------------------------------------------------------------- */
 
 /*
- * Before and after guest_init(): the interpreter's signal handlers stand between this room's, which come first and
+ * Before and after guest_init(): the engines' signal handlers stand between this room's, which come first and
  * last. False: this host cannot run the test (reason on stderr).
  */
 bool native_map(void);
@@ -84,11 +84,15 @@ void native_run(const struct test_case *t, struct outcome *o);
 /* Runs @fn; false when it took a host fault, which is told to stderr. */
 bool native_protected(void (*fn)(void *), void *arg);
 
-/* --- guest.c: the interpreter ------------------------------------------------------------------------- */
+/* --- guest.c: the engines ----------------------------------------------------------------------------- */
+
+enum engine { ENGINE_INTERP, ENGINE_JIT, NR_ENGINE };
 
 bool guest_init(void);
 u8 *guest_data(void);
-void guest_run(const struct test_case *t, struct outcome *o);
+void guest_run(const struct test_case *t, enum engine engine, struct outcome *o);
+/* From a signal handler: the run does not come to an end by itself. */
+void guest_stop(void);
 
 /* --- gen.c: instructions and states ------------------------------------------------------------------- */
 

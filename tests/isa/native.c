@@ -78,7 +78,7 @@ static gregset_t host_gregs;
 static unsigned runs, ticks_in_run;
 static sigjmp_buf protected_env;
 static volatile bool protecting, chained;
-static struct sigaction guard_action[32]; /* what the interpreter installed */
+static struct sigaction guard_action[32]; /* what the engines installed */
 
 /* --- Signal frames --------------------------------------------------------------------------------------- */
 
@@ -226,10 +226,13 @@ void native_handler(int sig, siginfo_t *info, ucontext_t *uc)
 		return;
 	case IDLE:
 		native_next = (struct segs){.fs_base = native_host_fs, .ds = SEL_DS, .es = SEL_DS};
-		if (sig == SIGALRM)
+		if (sig == SIGALRM) {
+			if (protecting && ++ticks_in_run > 2)
+				guest_stop();
 			return;
+		}
 		if (protecting && !chained && guard_action[sig].sa_sigaction) {
-			/* The interpreter's own business first; what it does not know comes back here. */
+			/* The engine's own business first; what it does not know comes back here. */
 			chained = true;
 			sigprocmask(SIG_SETMASK, &uc->uc_sigmask, NULL);
 			guard_action[sig].sa_sigaction(sig, info, uc);
@@ -268,6 +271,7 @@ bool native_protected(void (*fn)(void *), void *arg)
 	}
 	protecting = true;
 	chained = false;
+	ticks_in_run = 0;
 	fn(arg);
 	protecting = false;
 	return true;

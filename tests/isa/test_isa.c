@@ -1,8 +1,9 @@
 /*
- * Every row of the instruction table: random instructions and states, the host's processor against the interpreter.
+ * Every row of the instruction table: random instructions and states, the host's processor against the engines.
  *
- *   test_isa [--seed N] [--cases N] [--row NAME] [--isa NAME] [--case N] [--verbose]
+ *   test_isa [--engine NAME] [--seed N] [--cases N] [--row NAME] [--isa NAME] [--case N] [--verbose]
  *
+ * --engine  interp or jit, which has only the cases in 64-bit code; without it they take turns
  * --cases   cases per row (1000); a soak is the same with more
  * --row     only the rows of that name; --isa: only those behind that CPUID gate
  * --case    only that case of each row, as a report names it
@@ -19,7 +20,10 @@ static struct {
 	const char *row, *isa;
 	s64 only_case;
 	bool verbose;
-} opt = {.seed = 1, .cases = 1000, .only_case = -1};
+	int engine;
+} opt = {.seed = 1, .cases = 1000, .only_case = -1, .engine = -1};
+
+static const char *const engine_names[NR_ENGINE] = {[ENGINE_INTERP] = "interp", [ENGINE_JIT] = "jit"};
 
 static const char *const isa_names[NR_ISA] = {
 #define ISA(name, leaf, subleaf, reg, bit) [ISA_##name] = #name,
@@ -67,12 +71,20 @@ static bool in_windows(u64 a)
 	return a - DATA_WINDOW < WINDOW_SIZE || a - CODE_WINDOW < WINDOW_SIZE;
 }
 
-/* What the interpreter did tells whether the instruction stays within the windows, where it harms nothing. */
+/* What the engine did tells whether the instruction stays within the windows, where it harms nothing. */
 static bool safe_natively(const struct outcome *ours)
 {
 	if (ours->vector == VEC_PF)
 		return in_windows(ours->cr2);
 	return ours->vector != NO_VECTOR || in_windows(ours->s.rip + (ours->s.cs == SEL_CS16 ? CODE16_BASE : 0));
+}
+
+/* The translator leaves all but 64-bit code to the interpreter. */
+static enum engine pick_engine(const struct test_case *t, u64 n)
+{
+	if (opt.engine >= 0)
+		return (enum engine)opt.engine;
+	return t->bits == 64 && n & 1 ? ENGINE_JIT : ENGINE_INTERP;
 }
 
 static void one_case(unsigned row, u64 n, struct row_result *res)
@@ -84,13 +96,16 @@ static void one_case(unsigned row, u64 n, struct row_result *res)
 	data_restore();
 	t.row = &insn_rows[row];
 	generate(&t);
+	enum engine engine = pick_engine(&t, n);
+	if (engine == ENGINE_JIT && t.bits != 64)
+		return;
 	t.decoded = decode(&t.insn, t.bytes, t.len, t.bits) == DECODE_OK;
 	if (t.decoded)
 		t.len = t.insn.len; /* VEX with a reserved vvvv is LDS outside of 64-bit code, and shorter */
 	if (opt.only_case >= 0)
 		print_case(&t);
 	place_code(&t, false);
-	guest_run(&t, &ours);
+	guest_run(&t, engine, &ours);
 	if (ours.vector >= NO_VECTOR && !safe_natively(&ours)) {
 		res->unsafe++;
 		place_code(&t, true);
@@ -110,8 +125,9 @@ static void one_case(unsigned row, u64 n, struct row_result *res)
 	if (!outcomes_differ(&t, &host, &ours))
 		return;
 	if (!res->failed++ || opt.verbose) {
-		printf("# %s (row %u): the host and the interpreter differ; --seed %llu --row %s --case %llu\n",
-		       t.row->name, row, (unsigned long long)opt.seed, t.row->name, (unsigned long long)n);
+		printf("# %s (row %u): the host and the engine differ; --engine %s --seed %llu --row %s --case %llu\n",
+		       t.row->name, row, engine_names[engine], (unsigned long long)opt.seed, t.row->name,
+		       (unsigned long long)n);
 		print_differences(&t, &host, &ours);
 	}
 }
@@ -190,7 +206,12 @@ static bool parse_options(int argc, char **argv)
 			opt.row = value;
 		else if (!strcmp(argv[n], "--isa"))
 			opt.isa = value;
+		else if (!strcmp(argv[n], "--engine"))
+			for (opt.engine = NR_ENGINE; --opt.engine >= 0 && strcmp(value, engine_names[opt.engine]);)
+				;
 		else
+			return false;
+		if (!strcmp(argv[n], "--engine") && opt.engine < 0)
 			return false;
 		n++;
 	}
@@ -204,7 +225,7 @@ int main(int argc, char **argv)
 	bool failed = false;
 
 	if (!parse_options(argc, argv)) {
-		fprintf(stderr, "usage: %s [--seed N] [--cases N] [--row NAME] [--isa NAME] [--case N] [--verbose]\n",
+		fprintf(stderr, "usage: %s [--engine interp|jit] [--seed N] [--cases N] [--row NAME] [--isa NAME] [--case N] [--verbose]\n",
 			argv[0]);
 		return 2;
 	}
