@@ -197,7 +197,7 @@ struct cpu_exit {
 
 /* --- TLB ----------------------------------------------------------------------------------------
  * Direct-mapped; one array per MMU index, so that user and supervisor, WP and SMAP/AC never need a flush.
- * A tag is the linear page address when the access may go straight to host memory at la + addend,
+ * A tag is the linear page address when the access may go straight to the same offset of @host,
  * else one that no access to this entry can have. The write tag is set only when the page's dirty bit (and dirty log) is already set.
  */
 #define TLB_BITS 12
@@ -205,7 +205,7 @@ struct cpu_exit {
 
 struct tlb_entry {
 	u64 tag_r, tag_w, tag_x;
-	u64 addend;
+	u64 host; /* address of the host's page */
 };
 
 /*

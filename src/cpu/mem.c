@@ -27,7 +27,7 @@ static struct piece piece_get(struct cpu *c, enum mmu_index idx, enum seg_reg se
 	struct piece p = {.size = size};
 
 	if ((acc == ACC_WRITE ? e->tag_w : e->tag_r) == (la & PAGE_MASK))
-		p.host = (u8 *)(la + e->addend);
+		p.host = (u8 *)(tlb_host(e, la));
 	else
 		p.host = mmu_fill(c, seg, la, size, acc, idx, &p.gpa);
 	return p;

@@ -45,6 +45,12 @@ static inline struct tlb_entry *tlb_at(const struct cpu *c, u64 la)
 	return &c->tlb[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)];
 }
 
+/* Where the linear address @la, of the page in @e, is on the host. */
+static inline u64 tlb_host(const struct tlb_entry *e, u64 la)
+{
+	return e->host | (la & (PAGE_SIZE - 1));
+}
+
 static inline bool tlb_in_page(u64 la, unsigned size)
 {
 	return (la & (PAGE_SIZE - 1)) + size <= PAGE_SIZE;
@@ -63,8 +69,8 @@ static inline void *mem_host(struct cpu *c, enum seg_reg seg, u64 la, unsigned s
 
 	if (likely((acc == ACC_WRITE ? e->tag_w : e->tag_r) == (la & PAGE_MASK) && tlb_in_page(la, size))) {
 		if (acc == ACC_WRITE)
-			mem_stored(c, la + e->addend);
-		return (void *)(la + e->addend);
+			mem_stored(c, e->host);
+		return (void *)tlb_host(e, la);
 	}
 	return mem_host_slow(c, seg, la, size, acc);
 }
@@ -76,7 +82,7 @@ static inline __attribute__((always_inline)) u64 mem_read(struct cpu *c, enum se
 
 	if (likely(e->tag_r == (la & PAGE_MASK) && tlb_in_page(la, size))) {
 		u64 v = 0;
-		memcpy(&v, (void *)(la + e->addend), size);
+		memcpy(&v, (void *)tlb_host(e, la), size);
 		return v;
 	}
 	return mem_read_slow(c, seg, la, size);
@@ -87,8 +93,8 @@ static inline __attribute__((always_inline)) void mem_write(struct cpu *c, enum 
 	struct tlb_entry *e = tlb_at(c, la);
 
 	if (likely(e->tag_w == (la & PAGE_MASK) && tlb_in_page(la, size))) {
-		memcpy((void *)(la + e->addend), &v, size);
-		mem_stored(c, la + e->addend);
+		memcpy((void *)tlb_host(e, la), &v, size);
+		mem_stored(c, e->host);
 		return;
 	}
 	mem_write_slow(c, seg, la, size, v);

@@ -401,10 +401,10 @@ static void tlb_enter(struct cpu *c, enum mmu_index idx, u64 la, enum access acc
 		      const struct gpa_slot *slot, u8 *host)
 {
 	struct tlb *tlb = c->tlbs;
-	u64 page = la & PAGE_MASK, addend = (u64)host - la;
+	u64 page = la & PAGE_MASK, host_page = (u64)host & PAGE_MASK;
 	unsigned i = la >> PAGE_SHIFT & (TLB_SIZE - 1);
 	struct tlb_entry *e = &tlb->e[idx][i];
-	bool same = e->addend == addend && entry_within(e, ~0ull, page);
+	bool same = e->host == host_page && entry_within(e, ~0ull, page);
 	bool watched = unlikely(c->watch_active) && debug_watched_page(c, la);
 	/* Not fresh: a page is in this slot, so the slot is in the journal already unless that page was global. */
 	bool fresh = e->tag_r == tag_none(i) && e->tag_w == tag_none(i) && e->tag_x == tag_none(i);
@@ -415,7 +415,7 @@ static void tlb_enter(struct cpu *c, enum mmu_index idx, u64 la, enum access acc
 		tlb->large_bits[la >> 63] = MAX(tlb->large_bits[la >> 63], t->page_bits);
 	if (!same || watched)
 		e->tag_w = tag_none(i);
-	e->addend = addend;
+	e->host = host_page;
 	e->tag_r = !watched && allowed(c, t, ACC_READ, idx) ? page : tag_none(i);
 	e->tag_x = allowed(c, t, ACC_EXEC, idx) ? page : tag_none(i);
 	if (acc == ACC_WRITE && !watched && !gpa_has_code(slot, t->gpa))
@@ -430,7 +430,7 @@ void tlb_drop_writes(struct cpu *c, const u8 *host)
 	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
 		for (unsigned i = 0; (tlb->used >> idx & 1) && i < TLB_SIZE; i++) {
 			struct tlb_entry *e = &tlb->e[idx][i];
-			if (e->tag_w != tag_none(i) && e->tag_w + e->addend == page)
+			if (e->tag_w != tag_none(i) && e->host == page)
 				e->tag_w = tag_none(i);
 		}
 }
@@ -469,6 +469,6 @@ const u8 *mmu_code(struct cpu *c, u64 la, u64 *gpa)
 	const struct tlb_entry *e = &c->tlbs->e[idx][la >> PAGE_SHIFT & (TLB_SIZE - 1)];
 
 	if (likely(e->tag_x == (la & PAGE_MASK)))
-		return (const u8 *)(la + e->addend);
+		return (const u8 *)(tlb_host(e, la));
 	return mmu_fill(c, SEG_CS, la, 1, ACC_EXEC, idx, gpa);
 }

@@ -120,7 +120,7 @@ const u8 *block_code_at(struct cpu *c, u64 la)
 	u64 gpa;
 
 	if (likely(e->tag_x == (la & PAGE_MASK)))
-		return (const u8 *)(la + e->addend);
+		return (const u8 *)(tlb_host(e, la));
 	const u8 *p = mmu_code(c, la, &gpa);
 	if (!p) {
 		/* Instructions in MMIO space: KVM cannot fetch them either. */

@@ -103,7 +103,7 @@ static inline const struct block *block_get(struct block_cache *bc, struct cpu *
 	const struct tlb_entry *e = tlb_at(c, la);
 
 	if (likely(e->tag_x == (la & PAGE_MASK))) {
-		const u8 *p = (const u8 *)(la + e->addend);
+		const u8 *p = (const u8 *)(tlb_host(e, la));
 		const struct block *b = block_slot(bc, p);
 
 		if (likely(b->code == p && b->code_bits == c->code_bits && block_same_bytes(p, block_bytes(b), b->len) &&

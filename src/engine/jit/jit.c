@@ -109,7 +109,7 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	jit_flags_from_cpu(j);
 	jit_sync(j);
 	mxcsr_from_cpu(j);
-	bool leave = c->smc || block_ends_at(site->insn) || loop_attention(c);
+	bool leave = c->smc || site->run || block_ends_at(site->insn) || loop_attention(c);
 	if (!block_ends_at(site->insn))
 		c->rip = site->rip + site->insn->len;
 	c->smc = false;

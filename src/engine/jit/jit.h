@@ -36,6 +36,7 @@ struct jit_site {
 	struct jit_block *block;
 	u64 rip;
 	u8 size, seg, acc;
+	bool run; /* the first of several that one check serves */
 };
 
 /* A direct exit of a block to a known guest address in the same page. */

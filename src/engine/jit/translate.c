@@ -208,8 +208,7 @@ static struct slow_path *emit_tlb(struct tr *t, const struct insn *i, enum seg_r
 		s->site->seg = (u8)seg;
 		s->site->acc = (u8)acc;
 	}
-	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)tag);
-	emit_rm_disp(e, 1, 0x03, S0, S1, (s32)(u64)&array->addend);
+	emit_rm_disp(e, 1, 0x03, S0, S1, (s32)(u64)&array->host);
 	s->resume = e->p;
 	return s;
 }
@@ -462,7 +461,7 @@ static void emit_late_paths(struct tr *t)
 		struct slow_path *s = &t->slow[n];
 
 		emit_patch(s->from, e->p);
-		emit_rm_disp(e, 1, 0x33, S0, S1, (s32)s->tag); /* the linear address again */
+		emit_rm_disp(e, 1, 0x33, S0, S1, (s32)s->tag); /* the linear address again: the XOR undone */
 		emit_mov_imm(e, S1, (u64)s->site);
 		emit_call(e, t->j->stub_slow);
 		emit_rr(e, 1, 0x85, S0, S0);
@@ -684,6 +683,61 @@ static bool tr_pop(struct tr *t, unsigned n, const struct insn *i)
 	return true;
 }
 
+/* How many instructions from @n on are plain pushes (or pops) of 8 bytes, which one TLB check can serve. */
+static unsigned stack_run(const struct tr *t, unsigned n, bool push)
+{
+	unsigned m = 0;
+
+	for (; n + m < t->nr && m < 16; m++) {
+		const struct insn *i = &t->insn[n + m];
+		const struct sem *sem = insn_rows[i->row].sem;
+		bool is = push ? sem == &sem_push_e || sem == &sem_push_i : sem == &sem_pop_r;
+
+		if (!is || i->opsize != 8 || i->is_mem || (sem != &sem_push_i && i->rm == RSP))
+			break;
+	}
+	return m;
+}
+
+/*
+ * Several pushes or pops under one check. Where it fails for good, the first is executed in C and the block is left
+ * behind it. Returns how many instructions were done.
+ */
+static unsigned tr_stack_run(struct tr *t, unsigned n)
+{
+	const struct insn *first = &t->insn[n];
+	bool push = insn_rows[first->row].sem != &sem_pop_r;
+	unsigned m = stack_run(t, n, push);
+	struct emit *e = t->e;
+
+	if (m < 2)
+		return 0;
+	flags_to_slot(t, flags_needed(t, n));
+	emit_rm_disp(e, 1, 0x8d, S0, H_GUEST_RSP, push ? -(s32)(8 * m) : 0);
+	struct slow_path *s = emit_tlb(t, first, SEG_SS, 8 * m, push ? ACC_WRITE : ACC_READ);
+	if (s->site)
+		s->site->run = true;
+	for (unsigned k = 0; k < m; k++) {
+		const struct insn *i = &t->insn[n + k];
+		s32 at = (s32)(8 * (push ? m - 1 - k : k));
+
+		if (!push) {
+			unsigned to = in_memory(i->rm) ? S1 : host_of(i->rm);
+			emit_rm_disp(e, 1, 0x8b, to, S0, at);
+			if (to == S1)
+				emit_store_abs(e, S1, &t->j->cpu->gpr[i->rm]);
+		} else if (insn_rows[i->row].sem == &sem_push_i) {
+			emit_mov_imm(e, S1, i->imm);
+			emit_rm_disp(e, 1, 0x89, S1, S0, at);
+		} else {
+			emit_rm_disp(e, 1, 0x89, use_gpr(t, i->rm, S1), S0, at);
+		}
+	}
+	emit_rsp_add(t, push ? -(s32)(8 * m) : (s32)(8 * m));
+	slow_done(t, s);
+	return m;
+}
+
 static bool tr_leave(struct tr *t, unsigned n, const struct insn *i)
 {
 	if (i->opsize != 8)
@@ -776,10 +830,12 @@ static bool tr_branch(struct tr *t, const struct insn *i)
 	return true;
 }
 
-static void tr_insn(struct tr *t, unsigned n)
+/* Returns how many instructions were translated. */
+static unsigned tr_insn(struct tr *t, unsigned n)
 {
 	const struct insn *i = &t->insn[n];
 	const struct insn_row *r = &insn_rows[i->row];
+	unsigned run;
 	bool done;
 
 	if (block_faults_at(i)) {
@@ -790,6 +846,8 @@ static void tr_insn(struct tr *t, unsigned n)
 			tr_jcc(t, n, i);
 	} else if (r->class_ == CLASS_END) {
 		done = tr_branch(t, i);
+	} else if ((run = tr_stack_run(t, n))) {
+		return run;
 	} else if (r->sem == &sem_push_e || r->sem == &sem_push_i) {
 		done = tr_push(t, n, i);
 	} else if (r->sem == &sem_pop_r) {
@@ -806,6 +864,7 @@ static void tr_insn(struct tr *t, unsigned n)
 	}
 	if (!done)
 		tr_helper(t, n, i);
+	return 1;
 }
 
 /* --- Blocks --------------------------------------------------------------------------------------------------------- */
@@ -892,9 +951,9 @@ struct jit_block *jit_translate(struct jit *j, const u8 *p)
 	memcpy(b->bytes, p, b->len);
 	tr_liveness(&t);
 	emit_poll(&t);
-	for (unsigned n = 0; n < t.nr && !t.full; n++) {
-		tr_insn(&t, n);
-		t.rip += t.insn[n].len;
+	for (unsigned n = 0; n < t.nr && !t.full;) {
+		for (unsigned done = tr_insn(&t, n); done; done--)
+			t.rip += t.insn[n++].len;
 	}
 	const struct insn *last = &t.insn[t.nr - 1];
 	if (!t.full && (!block_ends_at(last) || is_jcc(last))) {
