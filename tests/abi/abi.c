@@ -1,37 +1,8 @@
 #include "abi.h"
 
-#include <fcntl.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
-static int sys_open(void)
-{
-	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-
-	return fd < 0 ? -errno : fd;
-}
-
-static long sys_ioctl(int fd, unsigned long request, void *arg)
-{
-	int r = ioctl(fd, request, arg);
-
-	return r < 0 ? -errno : r;
-}
-
-static void *sys_mmap(int fd, size_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
-static int sys_close(int fd)
-{
-	return close(fd) < 0 ? -errno : 0;
-}
-
-static const struct kvm_if sys_if = {"sys", sys_open, sys_ioctl, sys_mmap, sys_close};
+#include "monitor/kvm_if_sys.h"
 
 const struct kvm_if *kvm = &anykvm_kvm_if;
 
@@ -40,7 +11,7 @@ static __attribute__((constructor)) void choose(void)
 	const char *name = getenv("ANYKVM_TEST_KVM");
 
 	if (name && !strcmp(name, "sys"))
-		kvm = &sys_if;
+		kvm = &sys_kvm_if;
 }
 
 bool abi_is_ours(void)

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #include "anykvm.h"
-#include "kvm_if.h"
+#include "monitor/kvm_if_sys.h"
 
 #define RAM_SIZE (16u << 20)
 #define CODE 0x100000
@@ -45,34 +45,6 @@ GUEST(mmio_out, "mov $0xd0000000, %edi\n1: mov %eax, (%rdi)\ndec %rcx\njnz 1b");
 GUEST(pio_in, "1: in $0x21, %al\ndec %rcx\njnz 1b");
 GUEST(mmio_in, "mov $0xfee00080, %edi\n1: mov (%rdi), %eax\ndec %rcx\njnz 1b");
 GUEST(cpuid_in, "mov %rcx, %rsi\n1: xor %eax, %eax\ncpuid\ndec %rsi\njnz 1b");
-
-static int sys_open(void)
-{
-	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-
-	return fd < 0 ? -errno : fd;
-}
-
-static long sys_ioctl(int fd, unsigned long request, void *arg)
-{
-	long r = ioctl(fd, request, arg);
-
-	return r < 0 ? -errno : r;
-}
-
-static void *sys_mmap(int fd, size_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
-static int sys_close(int fd)
-{
-	return close(fd) ? -errno : 0;
-}
-
-static const struct kvm_if sys_kvm_if = { "kvm", sys_open, sys_ioctl, sys_mmap, sys_close };
 
 static const struct kvm_if *kvm;
 static int vcpu;

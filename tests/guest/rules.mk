@@ -15,6 +15,6 @@ $B/tests/guest/%.bin: tests/guest/%.c $(guest_common)
 		tests/guest/start$(call guest_bits,$<).S tests/guest/guest$(call guest_bits,$<).c tests/guest/console.c $<
 	objcopy -O binary --set-section-flags .bss=alloc,load,contents $(@:.bin=.elf) $@
 
-$B/tests/guest/run: tests/guest/run.c $B/libanykvm.a
+$B/tests/guest/run: tests/guest/run.c $B/src/monitor/kvm_if_sys.o $B/libanykvm.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -o $@ $^ -pthread

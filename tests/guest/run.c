@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #include "anykvm.h"
-#include "kvm_if.h"
+#include "monitor/kvm_if_sys.h"
 
 #define RAM_SIZE (32u << 20)
 #define LOAD_ADDRESS 0x8000
@@ -59,31 +59,6 @@ struct vcpu {
 	struct kvm_run *run;
 	pthread_t thread;
 };
-
-static int sys_open(void)
-{
-	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
-}
-
-static long sys_ioctl(int fd, unsigned long request, void *arg)
-{
-	int r = ioctl(fd, request, arg);
-	return r < 0 ? -errno : r;
-}
-
-static void *sys_mmap(int fd, size_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	return p == MAP_FAILED ? NULL : p;
-}
-
-static int sys_close(int fd)
-{
-	return close(fd) ? -errno : 0;
-}
-
-static const struct kvm_if sys_kvm_if = {"sys", sys_open, sys_ioctl, sys_mmap, sys_close};
 
 static void machine_fail(struct machine *m, const char *what, long detail)
 {
