@@ -3,7 +3,7 @@
 bench_programs := $(patsubst %.c,$B/%,$(wildcard tests/bench/*.c)) $B/tests/bench/guestbench $B/tests/bench/first.elf
 bench_guest_obj := $(patsubst %.c,$B/%.o,$(wildcard tests/bench/guest/*.c))
 
-$(patsubst %.c,$B/%,$(wildcard tests/bench/*.c)): $B/%: $B/%.o $B/libanykvm.a
+$(patsubst %.c,$B/%,$(wildcard tests/bench/*.c)): $B/%: $B/%.o $B/src/monitor/kvm_if_sys.o $B/libanykvm.a
 	$(CC) $(ALL_CFLAGS) -o $@ $^ -pthread
 
 $(bench_guest_obj): $B/%.o: %.c tests/bench/guest/bench.h
