@@ -15,13 +15,15 @@ class Failure(Exception):
 class Machine:
 	"""A running program. Its lines come with the time at which they arrived."""
 
-	def __init__(self, command, log, environment=None):
+	running = set()
+
+	def __init__(self, command, log):
 		self.log = open(log, "wb")
 		self.started = time.monotonic()
-		self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
-						env=environment, bufsize=0)
+		self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, bufsize=0)
 		self.pending = b""
 		self.arrived = self.started
+		self.running.add(self)
 
 	def send(self, line):
 		try:
@@ -84,7 +86,13 @@ class Machine:
 		fields = open(f"/proc/{self.process.pid}/stat").read().rsplit(") ", 1)[1].split()
 		return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+	@classmethod
+	def stop_all(cls):
+		for machine in list(cls.running):
+			machine.stop()
+
 	def stop(self):
+		self.running.remove(self)
 		self.process.kill()
 		self.process.wait()
 		for f in (self.process.stdin, self.process.stdout, self.log):
