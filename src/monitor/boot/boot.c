@@ -79,8 +79,8 @@ static int place_cmdline(const struct boot_config *config, const struct guest_ra
  * As high as the kernel can reach (@max is the last usable address) and clear
  * of the kernel; above 4 GiB when there is no room below and it can be there.
  */
-static int place_initrd(const struct boot_config *config, const struct guest_ram *ram, u64 max, bool above_4g,
-			const struct file_image *initrd, struct boot_entry *entry, char *error)
+static int place_initrd(const struct guest_ram *ram, u64 max, bool above_4g, const struct file_image *initrd,
+			struct boot_entry *entry, char *error)
 {
 	u64 end = ALIGN_DOWN(MIN(max + 1, ram->range[0].size), PAGE_SIZE);
 	u64 size = ALIGN_UP(initrd->size, PAGE_SIZE), start;
@@ -113,7 +113,7 @@ static int load_initrd(const struct boot_config *config, const struct guest_ram 
 	if (entry->protocol != BOOT_PVH) /* to others it is a module of any kind */
 		ret = initrd_check(&initrd, config->initrd, error);
 	if (!ret)
-		ret = place_initrd(config, ram, max, above_4g, &initrd, entry, error);
+		ret = place_initrd(ram, max, above_4g, &initrd, entry, error);
 	file_free(&initrd);
 	return ret;
 }
@@ -139,8 +139,8 @@ static int load_elf(const struct boot_config *config, const struct guest_ram *ra
 	    (config->initrd && load_initrd(config, ram, &hdr, entry, error)) ||
 	    acpi_build(ram, &(struct acpi_config){ .nr_cpus = config->nr_cpus }, &entry->rsdp, error))
 		return -1;
-	return entry->protocol == BOOT_PVH ? pvh_prepare(config, ram, &elf, entry, error)
-					   : linux_prepare(config, ram, &hdr, &elf, entry, error);
+	return entry->protocol == BOOT_PVH ? pvh_prepare(ram, &elf, entry, error)
+					   : linux_prepare(ram, &hdr, &elf, entry, error);
 }
 
 int boot_load(const struct boot_config *config, const struct guest_ram *ram, struct boot_entry *entry,

@@ -25,8 +25,8 @@ static bool write_rng_seed(const struct guest_ram *ram)
 	       guest_ram_write(ram, BOOT_SETUP_DATA_ADDR + sizeof(head), seed, sizeof(seed));
 }
 
-int linux_prepare(const struct boot_config *config, const struct guest_ram *ram, const struct setup_header *hdr,
-		  const struct elf_image *elf, struct boot_entry *entry, char error[BOOT_ERROR_MAX])
+int linux_prepare(const struct guest_ram *ram, const struct setup_header *hdr, const struct elf_image *elf,
+		  struct boot_entry *entry, char error[BOOT_ERROR_MAX])
 {
 	struct boot_params *bp = guest_ram_ptr(ram, BOOT_PARAMS_ADDR, sizeof(*bp));
 	struct boot_map_entry map[BOOT_MAP_MAX];

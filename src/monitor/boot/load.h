@@ -77,10 +77,10 @@ struct boot_map_entry {
 unsigned boot_memory_map(const struct guest_ram *ram, struct boot_map_entry map[BOOT_MAP_MAX]);
 
 /* Write what the protocol wants and set @entry's registers; @entry's other fields are filled in already. */
-int linux_prepare(const struct boot_config *config, const struct guest_ram *ram, const struct setup_header *hdr,
-		  const struct elf_image *elf, struct boot_entry *entry, char error[BOOT_ERROR_MAX]);
-int pvh_prepare(const struct boot_config *config, const struct guest_ram *ram, const struct elf_image *elf,
-		struct boot_entry *entry, char error[BOOT_ERROR_MAX]);
+int linux_prepare(const struct guest_ram *ram, const struct setup_header *hdr, const struct elf_image *elf,
+		  struct boot_entry *entry, char error[BOOT_ERROR_MAX]);
+int pvh_prepare(const struct guest_ram *ram, const struct elf_image *elf, struct boot_entry *entry,
+		char error[BOOT_ERROR_MAX]);
 
 /* Flat 32-bit protected mode without paging, or 64-bit mode with the first 4 GiB mapped one to one. */
 int regs_protected(const struct guest_ram *ram, struct boot_entry *entry);

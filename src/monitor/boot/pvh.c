@@ -21,8 +21,8 @@ struct memmap_entry {
 	u32 type, reserved;
 };
 
-int pvh_prepare(const struct boot_config *config, const struct guest_ram *ram, const struct elf_image *elf,
-		struct boot_entry *entry, char error[BOOT_ERROR_MAX])
+int pvh_prepare(const struct guest_ram *ram, const struct elf_image *elf, struct boot_entry *entry,
+		char error[BOOT_ERROR_MAX])
 {
 	struct {
 		struct start_info info;
