@@ -1,0 +1,126 @@
+/*
+ * A translation under way. translate.c goes through the instructions of a block; the other tr_*.c emit what they are
+ * made of. Code goes to tr->e byte by byte, and what is rarely executed follows the block.
+ */
+#ifndef ENGINE_JIT_TR_H
+#define ENGINE_JIT_TR_H
+
+#include "cpu/mem.h"
+#include "cpu/sem.h"
+#include "engine/jit/jit.h"
+
+/* Where the guest's arithmetic flags are. */
+enum flags_at { IN_SLOT, IN_HOST };
+
+#define NR_VEC 32
+
+/* A memory access whose fast path failed. */
+struct slow_path {
+	u8 *from;          /* rel32 of the jump here */
+	const u8 *resume;  /* with the host address in S0 */
+	const u8 *done;    /* after the instruction */
+	u64 tag;           /* address of the tag that S0 was XORed with, less S1 */
+	struct jit_site *site;
+	bool reload_flags; /* the code at @done expects the flags in the host's register */
+	u8 vec_before[NR_VEC], vec_after[NR_VEC]; /* tr.vec at @resume and at @done */
+};
+
+/* An instruction that is C's when it comes to that: vectors that may not run now (jit.vec_bad), branches that fault. */
+struct c_path {
+	u8 *from; /* rel32 of the jump here; flags are in their slot */
+	struct jit_site *site;
+};
+
+/* A taken conditional branch. */
+struct exit_path {
+	u8 *from; /* rel32 of the jump here */
+	u64 rip;
+	bool in_host; /* the flags */
+};
+
+#define PATHS_MAX (JIT_INSNS_MAX * 2 + 4)
+
+struct tr {
+	struct jit *j;
+	struct emit *e;
+	struct jit_block *b;
+	struct insn *insn;
+	const u8 *page_end, *code;
+	unsigned nr;
+	u64 rip;             /* of the instruction under translation */
+	enum flags_at flags;
+	u16 live[JIT_INSNS_MAX]; /* arithmetic flags that someone reads after the instruction */
+	struct slow_path slow[PATHS_MAX];
+	struct exit_path exit[PATHS_MAX];
+	struct c_path c[PATHS_MAX];
+	unsigned nr_slow, nr_exit, nr_c;
+	u8 vec[NR_VEC];      /* bytes of each vector register that the host's of the same number holds */
+	u32 vec_checked;     /* VEC_* found to be right in this block */
+	u64 xinuse;          /* components marked as used in this block */
+	bool full;
+};
+
+/* --- tr_operand.c: flags, registers, memory operands ---------------------------------------------------------- */
+
+/* The arithmetic flags that a row changes, and those before instruction @n that someone may still read. */
+u16 tr_flags_written(const struct insn_row *r);
+u16 tr_flags_needed(const struct tr *t, unsigned n);
+void tr_emit_save_flags(struct tr *t);
+void tr_emit_restore_flags(struct tr *t, unsigned scratch);
+/* Before code that destroys the host's flags; and before an instruction that reads some, or leaves some alone. */
+void tr_flags_to_slot(struct tr *t, u16 needed);
+void tr_flags_to_host(struct tr *t, unsigned n, unsigned scratch);
+
+/* Guest register @g is in cpu->gpr alone; or in this register of the host. */
+bool tr_in_memory(unsigned g);
+unsigned tr_host_of(unsigned g);
+/* The host register that holds @g: its own, or @scratch, loaded. */
+unsigned tr_use_gpr(struct tr *t, unsigned g, unsigned scratch);
+
+/* The effective address into @to. Leaves flags alone, uses S1. */
+void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to);
+/* From a linear address in S0 to the host's; or of the memory operand of @i. Flags must be in their slot. */
+struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, enum access acc);
+struct slow_path *tr_emit_operand(struct tr *t, const struct insn *i);
+/* After the instruction whose access it is. */
+void tr_slow_done(struct tr *t, struct slow_path *s);
+/* A place that C code is told of; NULL with tr->full: no memory. Leaves for C when @cc holds. */
+struct jit_site *tr_new_site(struct tr *t, const struct insn *i);
+void tr_emit_c_path(struct tr *t, const struct insn *i, unsigned cc);
+
+/* --- tr_vector.c: vector registers ---------------------------------------------------------------------------- */
+
+bool tr_is_vector(const struct insn_row *r);
+bool tr_can_copy_vector(const struct insn *i);
+/* The check that vector instructions may run, unless the block has made it. Flags must be in their slot. */
+bool tr_vec_guard_needed(const struct tr *t, const struct insn *i);
+void tr_emit_vec_guard(struct tr *t, const struct insn *i);
+void tr_vec_load_operands(struct tr *t, const struct insn *i);
+void tr_vec_store_result(struct tr *t, const struct insn *i);
+void tr_vec_reload(struct tr *t, const u8 *vec);
+
+/* --- tr_stack.c: PUSH, POP, LEAVE ------------------------------------------------------------------------------- */
+
+/* Host address of 8 bytes at RSP + @disp into S0; and RSP += @n, flags left alone. */
+struct slow_path *tr_emit_stack(struct tr *t, const struct insn *i, s32 disp, enum access acc);
+void tr_emit_rsp_add(struct tr *t, s32 n);
+/* False: not in this form. */
+bool tr_push(struct tr *t, unsigned n, const struct insn *i);
+bool tr_pop(struct tr *t, unsigned n, const struct insn *i);
+bool tr_leave(struct tr *t, unsigned n, const struct insn *i);
+/* Several pushes or pops from instruction @n on under one check. Returns how many; 0: fewer than two. */
+unsigned tr_stack_run(struct tr *t, unsigned n);
+
+/* --- tr_branch.c: near branches and the ways out of a block -------------------------------------------------------- */
+
+bool tr_is_jcc(const struct insn *i);
+bool tr_near_target_plain(const struct tr *t, const struct insn *i);
+void tr_jcc(struct tr *t, unsigned n, const struct insn *i);
+/* Branches that always go. False: not in this form. */
+bool tr_branch(struct tr *t, const struct insn *i);
+/* Goes on at guest address @rip. Flags must be in their slot. */
+void tr_emit_goto(struct tr *t, u64 rip);
+/* All that lies behind the block. */
+void tr_emit_late_paths(struct tr *t);
+
+#endif

@@ -1,0 +1,174 @@
+/* Branches, links, and the code behind a block. */
+#include "engine/jit/tr.h"
+
+static bool same_page(const struct tr *t, u64 rip)
+{
+	return ((rip ^ t->b->rip) & PAGE_MASK) == 0;
+}
+
+/*
+ * To @rip in the same page: through a link that is patched when its target exists. With the flags @in_host they are
+ * saved on the way, unless the target is a block that reads none.
+ */
+static void emit_link(struct tr *t, u8 *jump, u64 rip, bool in_host)
+{
+	struct jit_link *l = jit_data(t->j, sizeof(*l));
+
+	if (!l) {
+		t->full = true;
+		return;
+	}
+	*l = (struct jit_link){.rip = rip, .jump = jump, .stub = t->e->p, .from = t->b, .rx = (u64)t->e->rx};
+	emit_patch(jump, t->e->p);
+	if (in_host) {
+		tr_emit_save_flags(t);
+		l->saved = emit_jmp_later(t->e);
+	}
+	emit_mov_imm(t->e, S1, (u64)l);
+	emit_jmp(t->e, t->j->stub_link);
+}
+
+void tr_emit_goto(struct tr *t, u64 rip)
+{
+	if (same_page(t, rip)) {
+		u8 *jump = emit_jmp_later(t->e);
+		emit_link(t, jump, rip, false);
+		return;
+	}
+	emit_mov_imm(t->e, S0, rip);
+	emit_jmp(t->e, t->j->stub_indirect);
+}
+
+bool tr_is_jcc(const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+
+	return r->class_ == CLASS_END && r->flags_read && operand_info[r->operand[0]].kind == OK_J && r->name[0] == 'j' &&
+	       i->opsize == 8 && !block_faults_at(i);
+}
+
+void tr_jcc(struct tr *t, unsigned n, const struct insn *i)
+{
+	tr_flags_to_host(t, n, S0);
+	struct exit_path *x = &t->exit[t->nr_exit++];
+	*x = (struct exit_path){emit_jcc(t->e, i->opcode & 15), t->rip + i->len + i->imm, t->flags == IN_HOST};
+}
+
+void tr_emit_late_paths(struct tr *t)
+{
+	struct emit *e = t->e;
+
+	for (unsigned n = 0; n < t->nr_slow && !t->full; n++) {
+		struct slow_path *s = &t->slow[n];
+
+		emit_patch(s->from, e->p);
+		emit_rm_disp(e, 1, 0x33, S0, S1, (s32)s->tag); /* the linear address again: the XOR undone */
+		emit_mov_imm(e, S1, (u64)s->site);
+		emit_call(e, t->j->stub_slow);
+		emit_rr(e, 1, 0x85, S0, S0);
+		u8 *done = emit_jcc(e, CC_E);
+		tr_vec_reload(t, s->vec_before);
+		emit_patch(emit_jmp_later(e), s->resume);
+		emit_patch(done, e->p);
+		tr_vec_reload(t, s->vec_after);
+		if (s->reload_flags)
+			tr_emit_restore_flags(t, S0);
+		emit_patch(emit_jmp_later(e), s->done);
+	}
+	for (unsigned n = 0; n < t->nr_c && !t->full; n++) {
+		emit_patch(t->c[n].from, e->p);
+		emit_mov_imm(e, S1, (u64)t->c[n].site);
+		emit_jmp(e, t->j->stub_end_helper);
+	}
+	for (unsigned n = 0; n < t->nr_exit && !t->full; n++) {
+		struct exit_path *x = &t->exit[n];
+
+		if (same_page(t, x->rip)) {
+			emit_link(t, x->from, x->rip, x->in_host);
+			continue;
+		}
+		emit_patch(x->from, e->p);
+		if (x->in_host)
+			tr_emit_save_flags(t);
+		tr_emit_goto(t, x->rip);
+	}
+}
+
+static void emit_push_return(struct tr *t, const struct insn *i)
+{
+	struct slow_path *s = tr_emit_stack(t, i, -8, ACC_WRITE);
+
+	emit_mov_imm(t->e, S1, t->rip + i->len);
+	emit_rm_disp(t->e, 1, 0x89, S1, S0, 0);
+	tr_emit_rsp_add(t, -8);
+	tr_slow_done(t, s);
+}
+
+/*
+ * A branch to S0, which must be canonical: to one that is not the branch itself faults, before it has done anything.
+ * With 57 bits C takes what 48 do not hold.
+ */
+static void emit_canonical(struct tr *t, const struct insn *i)
+{
+	emit_mov_rr(t->e, S1, S0);
+	emit_bytes(t->e, "\x49\xc1\xe7\x10", 4); /* shl r15, 16 */
+	emit_bytes(t->e, "\x49\xc1\xff\x10", 4); /* sar r15, 16 */
+	emit_rr(t->e, 1, 0x3b, S1, S0);
+	tr_emit_c_path(t, i, CC_NE);
+}
+
+bool tr_near_target_plain(const struct tr *t, const struct insn *i)
+{
+	return ((t->rip + i->len + i->imm) ^ t->rip) >> 47 == 0;
+}
+
+/* The target of an indirect branch into S0. */
+static void emit_target(struct tr *t, const struct insn *i)
+{
+	if (i->is_mem) {
+		struct slow_path *s = tr_emit_operand(t, i);
+		emit_rm_disp(t->e, 1, 0x8b, S0, S0, 0);
+		tr_slow_done(t, s);
+	} else {
+		unsigned h = tr_use_gpr(t, i->rm, S0);
+		if (h != S0)
+			emit_mov_rr(t->e, S0, h);
+	}
+	emit_canonical(t, i);
+}
+
+/* Near branches that always go. */
+bool tr_branch(struct tr *t, const struct insn *i)
+{
+	const struct sem *sem = insn_rows[i->row].sem;
+	struct emit *e = t->e;
+
+	if (i->opsize != 8 || ((sem == &sem_jmp_j || sem == &sem_call_j) && !tr_near_target_plain(t, i)))
+		return false;
+	tr_flags_to_slot(t, FL_ARITH);
+	if (sem == &sem_jmp_j) {
+		tr_emit_goto(t, t->rip + i->len + i->imm);
+	} else if (sem == &sem_call_j) {
+		emit_push_return(t, i);
+		tr_emit_goto(t, t->rip + i->len + i->imm);
+	} else if (sem == &sem_ret) {
+		struct slow_path *s = tr_emit_stack(t, i, 0, ACC_READ);
+		emit_rm_disp(e, 1, 0x8b, S0, S0, 0);
+		emit_canonical(t, i);
+		tr_emit_rsp_add(t, 8 + (s32)(i->opcode == 0xc2 ? i->imm & 0xffff : 0));
+		emit_jmp(e, t->j->stub_indirect);
+		tr_slow_done(t, s);
+	} else if (sem == &sem_jmp_e) {
+		emit_target(t, i);
+		emit_jmp(e, t->j->stub_indirect);
+	} else if (sem == &sem_call_e) {
+		emit_target(t, i);
+		emit_store_abs(e, S0, &t->j->target);
+		emit_push_return(t, i);
+		emit_load_abs(e, S0, &t->j->target);
+		emit_jmp(e, t->j->stub_indirect);
+	} else {
+		return false;
+	}
+	return true;
+}

@@ -1,0 +1,174 @@
+/* What most instructions need: flags where they should be, registers, addresses through the TLB. */
+#include "engine/jit/tr.h"
+
+/* --- Flags ------------------------------------------------------------------------------------------------- */
+
+u16 tr_flags_written(const struct insn_row *r)
+{
+	return (r->flags_written | r->flags_undefined) & FL_ARITH;
+}
+
+/* LAHF and SETO: 1 ns, where PUSHF and POPF take 9. Through S0. */
+void tr_emit_save_flags(struct tr *t)
+{
+	struct emit *e = t->e;
+
+	emit_mov_rr(e, S0, H_RAX);
+	emit8(e, 0x9f);
+	emit_bytes(e, "\x0f\x90\xc0", 3); /* seto al */
+	emit8(e, 0x66);
+	emit_ra(e, 0, 0x89, H_RAX, &t->j->flags);
+	emit_mov_rr(e, H_RAX, S0);
+}
+
+void tr_emit_restore_flags(struct tr *t, unsigned scratch)
+{
+	struct emit *e = t->e;
+
+	emit_mov_rr(e, scratch, H_RAX);
+	emit_bytes(e, "\x0f\xb7", 2); /* movzx eax, word [flags] */
+	emit_modrm_abs(e, H_RAX, &t->j->flags);
+	emit_bytes(e, "\x04\x7f", 2); /* add al, 0x7f: overflows when OF was set */
+	emit8(e, 0x9e);
+	emit_mov_rr(e, H_RAX, scratch);
+}
+
+/* What of the flags as they are before instruction @n someone may still read. */
+u16 tr_flags_needed(const struct tr *t, unsigned n)
+{
+	const struct insn_row *r = &insn_rows[t->insn[n].row];
+	return (t->live[n] & ~tr_flags_written(r)) | (r->flags_read & FL_ARITH);
+}
+
+/* Before code that destroys the host's flags. */
+void tr_flags_to_slot(struct tr *t, u16 needed)
+{
+	if (t->flags == IN_HOST && needed)
+		tr_emit_save_flags(t);
+	t->flags = IN_SLOT;
+}
+
+/* Before an instruction that reads flags, or that leaves some alone. */
+void tr_flags_to_host(struct tr *t, unsigned n, unsigned scratch)
+{
+	const struct insn_row *r = &insn_rows[t->insn[n].row];
+
+	if (t->flags == IN_SLOT && tr_flags_needed(t, n) && (tr_flags_written(r) || (r->flags_read & FL_ARITH))) {
+		tr_emit_restore_flags(t, scratch);
+		t->flags = IN_HOST;
+	}
+}
+
+/* --- Registers ----------------------------------------------------------------------------------------------- */
+
+bool tr_in_memory(unsigned g)
+{
+	return g >= R13;
+}
+
+unsigned tr_host_of(unsigned g)
+{
+	return g == RSP ? H_GUEST_RSP : g;
+}
+
+/* The host register that holds guest register @g: its own, or @scratch, loaded. */
+unsigned tr_use_gpr(struct tr *t, unsigned g, unsigned scratch)
+{
+	if (!tr_in_memory(g))
+		return tr_host_of(g);
+	emit_load_abs(t->e, scratch, &t->j->cpu->gpr[g]);
+	return scratch;
+}
+
+/* --- Memory operands ------------------------------------------------------------------------------------------- */
+
+/* The effective address into @to; uses S1. Leaves flags alone. */
+void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to)
+{
+	struct emit *e = t->e;
+	unsigned w = i->addrsize == 8, base = NO_REG, index = NO_REG;
+	s32 disp = (s32)i->disp;
+
+	if (i->base == RIP_BASE || (i->base == NO_REG && i->index == NO_REG)) {
+		u64 ea = (i->base == RIP_BASE ? t->rip + i->len : 0) + (u64)i->disp;
+		emit_mov_imm(e, to, w ? ea : (u32)ea);
+		return;
+	}
+	if (i->base != NO_REG)
+		base = tr_use_gpr(t, i->base, to);
+	if (i->index != NO_REG)
+		index = tr_use_gpr(t, i->index, S1);
+	if (index == NO_REG)
+		emit_rm_disp(e, w, 0x8d, to, base, disp);
+	else if (base == NO_REG)
+		emit_lea_index(e, w, to, index, i->scale, disp);
+	else
+		emit_lea_sib(e, w, to, base, index, i->scale, disp);
+}
+
+struct jit_site *tr_new_site(struct tr *t, const struct insn *i)
+{
+	struct jit_site *s = jit_data(t->j, sizeof(*s));
+
+	if (!s) {
+		t->full = true;
+		return NULL;
+	}
+	*s = (struct jit_site){.insn = i, .block = t->b, .rip = t->rip};
+	return s;
+}
+
+/* On condition @cc, C executes @i instead and the block is left. */
+void tr_emit_c_path(struct tr *t, const struct insn *i, unsigned cc)
+{
+	t->c[t->nr_c++] = (struct c_path){emit_jcc(t->e, cc), tr_new_site(t, i)};
+}
+
+/*
+ * From the linear address in S0 to the host address in S0; uses S1 and the flags. The distance between the address and
+ * the tag of its TLB entry is the offset in the page on a hit, and a page or more on a miss (mmu.c: tag_none()).
+ */
+struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, enum access acc)
+{
+	struct emit *e = t->e;
+	struct tlb_entry *array = t->j->cpu->tlbs->e[t->b->mmu_index];
+	u64 tag = acc == ACC_WRITE ? (u64)&array->tag_w : (u64)&array->tag_r;
+	struct slow_path *s = &t->slow[t->nr_slow++];
+
+	emit_mov_rr(e, S1, S0);
+	emit_bytes(e, "\x49\xc1\xef\x07", 4); /* shr r15, 7 */
+	emit_bytes(e, "\x41\x81\xe7", 3);     /* and r15d, (TLB_SIZE - 1) * 32 */
+	emit32(e, (TLB_SIZE - 1) * sizeof(struct tlb_entry));
+	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)tag);
+	emit_bytes(e, "\x49\x81\xfe", 3);     /* cmp r14, PAGE_SIZE - size */
+	emit32(e, PAGE_SIZE - size);
+	*s = (struct slow_path){.from = emit_jcc(e, CC_A), .tag = tag, .site = tr_new_site(t, i)};
+	memcpy(s->vec_before, t->vec, sizeof(t->vec));
+	if (s->site) {
+		s->site->size = (u8)size;
+		s->site->seg = (u8)seg;
+		s->site->acc = (u8)acc;
+	}
+	emit_rm_disp(e, 1, 0x03, S0, S1, (s32)(u64)&array->host);
+	s->resume = e->p;
+	return s;
+}
+
+/* Host address of the memory operand of @i into S0. */
+struct slow_path *tr_emit_operand(struct tr *t, const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+	struct emit *e = t->e;
+
+	tr_emit_ea(t, i, S0);
+	if (i->seg == SEG_FS || i->seg == SEG_GS)
+		emit_ra(e, 1, 0x03, S0, &t->j->cpu->seg[i->seg].base);
+	return tr_emit_tlb(t, i, i->seg, i->mem_size, r->attr & (A_WRITE | A_RMW) ? ACC_WRITE : ACC_READ);
+}
+
+void tr_slow_done(struct tr *t, struct slow_path *s)
+{
+	s->done = t->e->p;
+	s->reload_flags = t->flags == IN_HOST;
+	memcpy(s->vec_after, t->vec, sizeof(t->vec));
+}
