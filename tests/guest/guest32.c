@@ -24,7 +24,8 @@ void trap_handler(struct frame *f)
 		trap_last.esp = (u32)f;
 		*(struct frame *)&trap_last.frame = *f;
 		trap_resume = 0;
-		asm volatile("ljmp *%0" : : "m"(*(struct { u32 offset; u16 selector; } *)&(struct { u32 o, s; }){resume, CODE32}));
+		struct { u32 offset, selector; } far = {resume, CODE32};
+		asm volatile("ljmp *%0" : : "m"(far));
 	}
 	print("not ok - unexpected exception ");
 	print_hex(f->vector);
@@ -46,7 +47,8 @@ u64 descriptor(u32 base, u32 limit, u8 access, u8 flags)
 
 u64 call_gate(u16 selector, u32 offset, u8 access, u8 params)
 {
-	return (offset & 0xffff) | (u64)selector << 16 | (u64)params << 32 | (u64)access << 40 | (u64)(offset >> 16) << 48;
+	return (offset & 0xffff) | (u64)selector << 16 | (u64)params << 32 | (u64)access << 40 |
+	       (u64)(offset >> 16) << 48;
 }
 
 void idt_set(int vector, void *handler, int type, int dpl)

@@ -26,21 +26,24 @@ extern volatile struct trap_record trap_last;
 extern volatile u32 trap_resume, trap_context[6];
 
 /*
- * Executes one asm statement. The first exception or interrupt in it (one that has no handler in trap_table), at whatever
- * level and in whatever mode, is recorded in trap_last, and execution goes on behind it at level 0 with flat segments:
- * so code of other modes ends itself by INT 0x80. The statement may use EAX, ECX, EDX freely; inputs go in others.
+ * Executes one asm statement. The first exception or interrupt in it (one that has no handler in trap_table), at
+ * whatever level and in whatever mode, is recorded in trap_last, and execution goes on behind it at level 0 with flat
+ * segments: so code of other modes ends itself by INT 0x80. The statement may use EAX, ECX, EDX freely; inputs go in
+ * others.
  */
-#define EXPECT(insns, ...)                                                                                             \
-	do {                                                                                                          \
-		trap_last.taken = false;                                                                              \
-		trap_last.vector = ~0u;                                                                               \
-		asm volatile("movl $771f, trap_resume; movl %%esp, trap_context; movl %%ebp, trap_context+4\n"        \
-			     "movl %%ebx, trap_context+8; movl %%esi, trap_context+12; movl %%edi, trap_context+16\n" insns \
-			     "\n771: movw $0x10, %%ax; movw %%ax, %%ss; movl %%cs:trap_context, %%esp; movw %%ax, %%ds\n" \
-			     "movw %%ax, %%es; movl trap_context+4, %%ebp; movl trap_context+8, %%ebx\n"              \
-			     "movl trap_context+12, %%esi; movl trap_context+16, %%edi; movl $0, trap_resume\n"       \
-			     "pushl $2; popfl"                                                                        \
-			     : : __VA_ARGS__ : "eax", "ecx", "edx", "memory", "cc");                                    \
+#define EXPECT(insns, ...)                                                                                     \
+	do {                                                                                                   \
+		trap_last.taken = false;                                                                       \
+		trap_last.vector = ~0u;                                                                        \
+		asm volatile("movl $771f, trap_resume; movl %%esp, trap_context; movl %%ebp, trap_context+4\n" \
+			     "movl %%ebx, trap_context+8; movl %%esi, trap_context+12\n"                       \
+			     "movl %%edi, trap_context+16\n" insns                                             \
+			     "\n771: movw $0x10, %%ax; movw %%ax, %%ss; movl %%cs:trap_context, %%esp\n"       \
+			     "movw %%ax, %%ds\n"                                                               \
+			     "movw %%ax, %%es; movl trap_context+4, %%ebp; movl trap_context+8, %%ebx\n"       \
+			     "movl trap_context+12, %%esi; movl trap_context+16, %%edi; movl $0, trap_resume\n" \
+			     "pushl $2; popfl"                                                                 \
+			     : : __VA_ARGS__ : "eax", "ecx", "edx", "memory", "cc");                           \
 	} while (0)
 
 #define CODE32 0x08
@@ -68,7 +71,10 @@ struct tss32 {
 extern struct tss32 tss; /* in TR; ring 0 stack, no I/O bitmap */
 extern u8 user_stack[4096], ring0_stack[4096];
 
-/* Real mode and back: calls the 16-bit code @code (below 64 KiB, CS 0, near RET), EBX, ESI, EDI as in @regs and back. */
+/*
+ * Real mode and back: calls the 16-bit code @code (below 64 KiB, CS 0, near RET), EBX, ESI, EDI as in @regs and
+ * back.
+ */
 void real_call(void (*code)(void), u32 regs[3]);
 
 #endif

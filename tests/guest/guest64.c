@@ -58,7 +58,8 @@ void guest_init(void)
 	tss.ist[0] = (u64)(ist_stack + sizeof(ist_stack));
 	tss.iomap = sizeof(tss);
 	u64 base = (u64)&tss, limit = sizeof(tss) - 1;
-	gdt[10] = (limit & 0xffff) | (base & 0xffffff) << 16 | 0x89ull << 40 | (limit >> 16 & 15) << 48 | (base >> 24 & 0xff) << 56;
+	gdt[10] = (limit & 0xffff) | (base & 0xffffff) << 16 | 0x89ull << 40 | (limit >> 16 & 15) << 48 |
+		  (base >> 24 & 0xff) << 56;
 	gdt[11] = base >> 32;
 	asm volatile("ltr %w0" : : "r"(0x50));
 }
@@ -69,8 +70,10 @@ static u64 user_return[8] __attribute__((used));
 static void user_done(struct frame *f)
 {
 	/* Straight back to run_user(), on its own stack. */
-	asm volatile("movq user_return+0(%%rip), %%rbx; movq user_return+8(%%rip), %%rbp; movq user_return+16(%%rip), %%r12\n"
-		     "movq user_return+24(%%rip), %%r13; movq user_return+32(%%rip), %%r14; movq user_return+40(%%rip), %%r15\n"
+	asm volatile("movq user_return+0(%%rip), %%rbx; movq user_return+8(%%rip), %%rbp; "
+		     "movq user_return+16(%%rip), %%r12\n"
+		     "movq user_return+24(%%rip), %%r13; movq user_return+32(%%rip), %%r14; "
+		     "movq user_return+40(%%rip), %%r15\n"
 		     "movq user_return+48(%%rip), %%rsp; jmp *user_return+56(%%rip)" : : : "memory");
 	__builtin_unreachable();
 }
@@ -78,8 +81,10 @@ static void user_done(struct frame *f)
 void run_user(void (*fn)(void))
 {
 	trap_table[0x80] = user_done;
-	asm volatile("movq %%rbx, user_return+0(%%rip); movq %%rbp, user_return+8(%%rip); movq %%r12, user_return+16(%%rip)\n"
-		     "movq %%r13, user_return+24(%%rip); movq %%r14, user_return+32(%%rip); movq %%r15, user_return+40(%%rip)\n"
+	asm volatile("movq %%rbx, user_return+0(%%rip); movq %%rbp, user_return+8(%%rip); "
+		     "movq %%r12, user_return+16(%%rip)\n"
+		     "movq %%r13, user_return+24(%%rip); movq %%r14, user_return+32(%%rip); "
+		     "movq %%r15, user_return+40(%%rip)\n"
 		     "movq %%rsp, user_return+48(%%rip); leaq 1f(%%rip), %%rax; movq %%rax, user_return+56(%%rip)\n"
 		     "pushq $0x33; pushq %1; pushfq; pushq $0x3b; pushq %0; iretq\n"
 		     "1:"

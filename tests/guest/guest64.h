@@ -30,15 +30,15 @@ extern volatile u64 trap_stack[2];
  * RBP as they were before. The statement may use RAX, RCX, RDX and R11 freely; its inputs go in others.
  * EXPECT("ud2") then check_eq(trap_last.vector, 6, ...).
  */
-#define EXPECT(insns, ...)                                                                                             \
-	do {                                                                                                          \
-		trap_last.taken = false;                                                                              \
-		trap_last.vector = ~0ull;                                                                             \
-		asm volatile("leaq 771f(%%rip), %%r11; movq %%r11, trap_resume(%%rip)\n"                              \
-			     "movq %%rsp, trap_stack(%%rip); movq %%rbp, trap_stack+8(%%rip)\n" insns                 \
-			     "\n771: movq trap_stack(%%rip), %%rsp; movq trap_stack+8(%%rip), %%rbp\n"                 \
-			     "movq $0, trap_resume(%%rip)"                                                            \
-			     : : __VA_ARGS__ : "rax", "rcx", "rdx", "r11", "memory", "cc");                             \
+#define EXPECT(insns, ...)                                                                                     \
+	do {                                                                                                   \
+		trap_last.taken = false;                                                                       \
+		trap_last.vector = ~0ull;                                                                      \
+		asm volatile("leaq 771f(%%rip), %%r11; movq %%r11, trap_resume(%%rip)\n"                       \
+			     "movq %%rsp, trap_stack(%%rip); movq %%rbp, trap_stack+8(%%rip)\n" insns          \
+			     "\n771: movq trap_stack(%%rip), %%rsp; movq trap_stack+8(%%rip), %%rbp\n"         \
+			     "movq $0, trap_resume(%%rip)"                                                     \
+			     : : __VA_ARGS__ : "rax", "rcx", "rdx", "r11", "memory", "cc");                    \
 	} while (0)
 
 extern u64 gdt[];

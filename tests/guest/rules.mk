@@ -1,5 +1,5 @@
-# Guest programs: every tests/guest/t_*.c is one image; "cpus: N" in its first comment asks for N vCPUs, "bits: 32" for a
-# start in 32-bit protected mode without paging instead of 64-bit mode.
+# Guest programs: every tests/guest/t_*.c is one image; "cpus: N" in its first comment asks for N vCPUs, "bits: 32" for
+# a start in 32-bit protected mode without paging instead of 64-bit mode.
 # Included by the top Makefile. A run is: $B/tests/guest/run [-c N] $B/tests/guest/t_x.bin, output in TAP.
 GUEST_CFLAGS := -std=gnu17 -O1 -g -ffreestanding -fno-pic -no-pie -mgeneral-regs-only -fno-stack-protector \
 	-fcf-protection=none -fno-strict-aliasing -nostdlib -static -Wall -Wextra -Wno-unused-parameter \
@@ -12,7 +12,8 @@ guest_common := $(filter-out tests/guest/run.c tests/guest/t_%,$(wildcard tests/
 $B/tests/guest/%.bin: tests/guest/%.c $(guest_common)
 	@mkdir -p $(@D)
 	$(CC) $(GUEST_CFLAGS) $(if $(filter 32,$(call guest_bits,$<)),-m32,-m64 -mno-red-zone) -o $(@:.bin=.elf) \
-		tests/guest/start$(call guest_bits,$<).S tests/guest/guest$(call guest_bits,$<).c tests/guest/console.c $<
+		tests/guest/start$(call guest_bits,$<).S tests/guest/guest$(call guest_bits,$<).c \
+		tests/guest/console.c $<
 	objcopy -O binary --set-section-flags .bss=alloc,load,contents $(@:.bin=.elf) $@
 
 $B/tests/guest/run: tests/guest/run.c $B/src/monitor/kvm_if_sys.o $B/libanykvm.a

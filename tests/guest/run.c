@@ -247,7 +247,8 @@ static int set_routing(struct machine *m)
 
 	for (unsigned gsi = 0; gsi < 16; gsi++)
 		*e++ = (struct kvm_irq_routing_entry){.gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP,
-			.u.irqchip = {.irqchip = gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, .pin = gsi & 7}};
+			.u.irqchip = {.irqchip = gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
+				      .pin = gsi & 7}};
 	for (unsigned gsi = 0; gsi < 24; gsi++)
 		if (gsi != 2)
 			*e++ = (struct kvm_irq_routing_entry){.gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP,
@@ -328,7 +329,7 @@ int main(int argc, char **argv)
 			machine_fail(&m, "time out after seconds", seconds);
 	}
 	for (int n = 0; n < m.nr_vcpus; n++) {
-		/* The signal may come just before KVM_RUN: set immediate_exit first and repeat until the thread is gone. */
+		/* The signal may come just before KVM_RUN: immediate_exit first, and again until the thread is gone. */
 		struct timespec until;
 		do {
 			vcpus[n].run->immediate_exit = 1;

@@ -38,14 +38,14 @@ static void start(void)
 /* --- Single step -------------------------------------------------------------------------------------------------- */
 
 /* Runs the code with TF set from its first instruction on; the code begins behind label 1 and ends at label 9. */
-#define STEP(insns, ...)                                                                                               \
-	({                                                                                                            \
-		u64 _base;                                                                                            \
-		start();                                                                                              \
-		asm volatile("leaq 1f(%%rip), %0; pushfq; orl $0x100, (%%rsp); popfq\n1: " insns                      \
-			     "\n9: pushfq; andl $~0x100, (%%rsp); popfq"                                               \
-			     : "=&r"(_base) : __VA_ARGS__ : "rax", "rcx", "rdx", "rdi", "rsi", "r10", "memory", "cc");     \
-		_base;                                                                                                \
+#define STEP(insns, ...)                                                                                       \
+	({                                                                                                     \
+		u64 _base;                                                                                     \
+		start();                                                                                       \
+		asm volatile("leaq 1f(%%rip), %0; pushfq; orl $0x100, (%%rsp); popfq\n1: " insns               \
+			     "\n9: pushfq; andl $~0x100, (%%rsp); popfq"                                       \
+			     : "=&r"(_base) : __VA_ARGS__ : "rax", "rcx", "rdx", "rdi", "rsi", "r10", "memory", "cc"); \
+		_base;                                                                                         \
 	})
 
 static volatile u64 buffer[64] __attribute__((aligned(64)));
@@ -61,7 +61,7 @@ static void test_step(void)
 {
 	u64 base = STEP("nop; nop; incl %%eax");
 
-	/* Behind each of the three, then behind the PUSHF, AND, not POPF's own end: it has cleared TF, but traps once more. */
+	/* Behind each of the three, and behind PUSHF, AND and the POPF that clears TF. */
 	check(nr_traps >= 3 && traps[0].rip == base + 1 && traps[1].rip == base + 2 && traps[2].rip == base + 4,
 	      "TF: a trap behind each instruction, none behind the POPF that set it");
 	check_eq(traps[0].dr6, DR6_FIXED | DR6_BS, "... DR6.BS");
@@ -73,14 +73,17 @@ static void test_step(void)
 	while (first < nr_traps && traps[first].rcx != 2)
 		first++;
 	check(first + 2 < nr_traps && traps[first].rip == traps[first + 1].rip && traps[first + 1].rcx == 1 &&
-	      traps[first + 2].rcx == 0 && traps[first + 2].rip == traps[first].rip + 2, "TF: a trap behind each iteration of REP STOSB");
+	      traps[first + 2].rcx == 0 && traps[first + 2].rip == traps[first].rip + 2,
+		      "TF: a trap behind each iteration of REP STOSB");
 
 	soft_count = 0;
 	trap_table[0x70] = on_soft;
 	base = STEP("int $0x70; nop");
-	check(soft_count == 1 && (soft_flags & TF) && traps[0].rip == base + 3, "TF: INT n runs its handler untraced, the next trap is later");
+	check(soft_count == 1 && (soft_flags & TF) && traps[0].rip == base + 3,
+	      "TF: INT n runs its handler untraced, the next trap is later");
 	base = STEP("movl %%ss, %%eax; movl %%eax, %%ss; nop; nop");
-	check(traps[0].rip == base + 2 && traps[1].rip == base + 5 && traps[2].rip == base + 6, "TF: no trap behind MOV SS");
+	check(traps[0].rip == base + 2 && traps[1].rip == base + 5 && traps[2].rip == base + 6,
+	      "TF: no trap behind MOV SS");
 	base = STEP("jmp 2f; nop; 2: nop");
 	check(traps[0].rip == base + 3, "TF: behind a jump RIP is its target");
 	base = STEP("sti; cli; nop");
@@ -98,7 +101,7 @@ static void test_step(void)
 	check(trap_last.rflags & TF, "... TF is in its frame");
 }
 
-/* --- INT3, ICEBP --------------------------------------------------------------------------------------------------------- */
+/* --- INT3, ICEBP -------------------------------------------------------------------------------------------------- */
 
 static void test_breakpoint_instructions(void)
 {
@@ -114,7 +117,7 @@ static void test_breakpoint_instructions(void)
 	check_eq(traps[0].dr6, DR6_FIXED, "... that leaves DR6 as it was");
 }
 
-/* --- Breakpoints -------------------------------------------------------------------------------------------------------------- */
+/* --- Breakpoints -------------------------------------------------------------------------------------------------- */
 
 #define EXEC 0u
 #define WRITE 1u
@@ -130,7 +133,8 @@ static void test_exec(void)
 	asm volatile("leaq 1f(%%rip), %0; movq %0, %%db1; movq %2, %%rax; movq %%rax, %%db7; xorl %%ecx, %%ecx\n"
 		     "incl %%ecx; 1: incl %%ecx; incl %%ecx; xorl %%eax, %%eax; movq %%rax, %%db7"
 		     : "=&r"(at), "=&c"(ecx) : "i"(DR7(1, EXEC, 1)) : "rax", "memory", "cc");
-	check(nr_traps == 1 && traps[0].rip == at && traps[0].rcx == 1 && ecx == 3, "an instruction breakpoint is a fault before it");
+	check(nr_traps == 1 && traps[0].rip == at && traps[0].rcx == 1 && ecx == 3,
+	      "an instruction breakpoint is a fault before it");
 	check_eq(traps[0].dr6, DR6_FIXED | 2, "... DR6.B1");
 	check_eq(traps[0].rflags & RF, 0, "... without RF in its frame");
 	/* RF from IRET covers one instruction, on a loop the next round traps again. */
@@ -148,11 +152,12 @@ static void watch(u64 address, u32 rw, u32 len)
 	write_dr(7, DR7(3, rw, len));
 }
 
-#define TOUCH(insns, ...)                                                                                              \
-	({                                                                                                            \
-		u64 _after;                                                                                           \
-		asm volatile(insns "; 1: leaq 1b(%%rip), %0" : "=r"(_after) : __VA_ARGS__ : "rax", "rcx", "rdi", "rsi", "memory", "cc"); \
-		_after;                                                                                               \
+#define TOUCH(insns, ...)                                                                                      \
+	({                                                                                                     \
+		u64 _after;                                                                                    \
+		asm volatile(insns "; 1: leaq 1b(%%rip), %0" : "=r"(_after) : __VA_ARGS__                             \
+			     : "rax", "rcx", "rdi", "rsi", "memory", "cc"); \
+		_after;                                                                                        \
 	})
 
 static void test_data(void)
@@ -255,7 +260,8 @@ static void test_registers(void)
 	write_dr(7, 1 << 13);
 	EXPECT("movq %%db0, %%rax");
 	v = read_dr(7);
-	check(trap_last.vector == 1 && *(u8 *)trap_last.rip == 0x0f, "DR7.GD: an access to a debug register is a fault");
+	check(trap_last.vector == 1 && *(u8 *)trap_last.rip == 0x0f,
+	      "DR7.GD: an access to a debug register is a fault");
 	check_eq(read_dr(6), DR6_FIXED | DR6_BD, "... DR6.BD");
 	check_eq(v & 1 << 13, 0, "... GD is clear in the handler");
 	trap_table[1] = on_db;

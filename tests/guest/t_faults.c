@@ -185,7 +185,7 @@ static void test_user_faults(void)
 	write_cr0(read_cr0() & ~(1ull << 18));
 }
 
-/* --- What user mode must not do ------------------------------------------------------------------------------------ */
+/* --- What user mode must not do ----------------------------------------------------------------------------------- */
 
 /* Each one with its vector; all fault at once. 16 bytes apart. */
 asm(".text\n.balign 16\nprivileged:\n"
@@ -334,18 +334,24 @@ static void test_idt_limit(void)
 	asm volatile("lidt idt_ptr");
 }
 
-/* --- Precise state ---------------------------------------------------------------------------------------------------- */
+/* --- Precise state ------------------------------------------------------------------------------------------------ */
 
 /* Memory operands by RDI, which points 3 bytes before an absent page. Each must leave everything as it was. */
 asm(".text\n.balign 16\nprecise:\n"
     ".macro prec insn:vararg\n .balign 16, 0x90\n \\insn\n .endm\n"
-    "prec movq (%rdi), %rax\nprec movq %rax, (%rdi)\nprec addq %rbx, (%rdi)\nprec adcl (%rdi), %ecx\nprec sbbl $5, (%rdi)\n"
-    "prec xchgq %rdx, (%rdi)\nprec cmpxchgq %rcx, (%rdi)\nprec lock cmpxchgl %ecx, (%rdi)\nprec lock xaddl %ecx, (%rdi)\n"
-    "prec cmpxchg8b (%rdi)\nprec btsl $3, (%rdi)\nprec incl (%rdi)\nprec shll %cl, (%rdi)\nprec shldl $3, %eax, (%rdi)\n"
-    "prec notl (%rdi)\nprec mulq (%rdi)\nprec imull $3, (%rdi), %edx\nprec idivl (%rdi)\nprec popq (%rdi)\nprec pushq (%rdi)\n"
+    "prec movq (%rdi), %rax\nprec movq %rax, (%rdi)\nprec addq %rbx, (%rdi)\nprec adcl (%rdi), %ecx\n"
+    "prec sbbl $5, (%rdi)\n"
+    "prec xchgq %rdx, (%rdi)\nprec cmpxchgq %rcx, (%rdi)\nprec lock cmpxchgl %ecx, (%rdi)\n"
+    "prec lock xaddl %ecx, (%rdi)\n"
+    "prec cmpxchg8b (%rdi)\nprec btsl $3, (%rdi)\nprec incl (%rdi)\nprec shll %cl, (%rdi)\n"
+    "prec shldl $3, %eax, (%rdi)\n"
+    "prec notl (%rdi)\nprec mulq (%rdi)\nprec imull $3, (%rdi), %edx\nprec idivl (%rdi)\nprec popq (%rdi)\n"
+    "prec pushq (%rdi)\n"
     "prec call *(%rdi)\nprec jmp *(%rdi)\nprec movsq\nprec stosl\nprec lodsl (%rsi)\nprec scasl\nprec cmpsl\n"
-    "prec movzwl 2(%rdi), %eax\nprec bsrl (%rdi), %eax\nprec sete 3(%rdi)\nprec cmovel (%rdi), %eax\nprec fldl (%rdi)\nprec movups (%rdi), %xmm0\n"
-    "prec ljmp *(%rdi)\nprec lcall *(%rdi)\nprec lgdt (%rdi)\nprec sgdt (%rdi)\nprec movw 2(%rdi), %ds\nprec lssl (%rdi), %eax\n"
+    "prec movzwl 2(%rdi), %eax\nprec bsrl (%rdi), %eax\nprec sete 3(%rdi)\nprec cmovel (%rdi), %eax\n"
+    "prec fldl (%rdi)\nprec movups (%rdi), %xmm0\n"
+    "prec ljmp *(%rdi)\nprec lcall *(%rdi)\nprec lgdt (%rdi)\nprec sgdt (%rdi)\nprec movw 2(%rdi), %ds\n"
+    "prec lssl (%rdi), %eax\n"
     ".balign 16\nprecise_end:\n"
     /* precise_run(RDI: the code, RSI: the address): all registers known; never returns by itself */
     "precise_run:\n"
@@ -379,14 +385,17 @@ static void test_precise(void)
 	*edge = 0x1234567890abcdef;
 	for (u8 *p = precise; p < precise_end; p += 16) {
 		trap_last.taken = false;
-		asm volatile("pushq %%rbp; pushq %%rbx; movq %0, %%rdi; movq %1, %%rsi; call precise_run; popq %%rbx; popq %%rbp"
+		asm volatile("pushq %%rbp; pushq %%rbx; movq %0, %%rdi; movq %1, %%rsi; call precise_run; popq %%rbx; "
+			     "popq %%rbp"
 			     : : "r"(p), "r"(ABSENT_VA - 3)
-			     : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory", "cc");
+			     : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+				     "memory", "cc");
 		const struct frame *f = (const struct frame *)&trap_last.frame;
 		if (!rsp)
 			rsp = f->rsp;
-		bool ok = trap_last.taken && trap_last.vector == 14 && f->rip == (u64)p && precise_state(f, ABSENT_VA - 3) &&
-			  f->rsp == rsp && f->rflags == (0xed7 | 1 << 16) && *edge == 0x1234567890abcdef;
+		bool ok = trap_last.taken && trap_last.vector == 14 && f->rip == (u64)p &&
+			  precise_state(f, ABSENT_VA - 3) && f->rsp == rsp && f->rflags == (0xed7 | 1 << 16) &&
+				  *edge == 0x1234567890abcdef;
 		if (!ok) {
 			print("# instruction ");
 			print_hex((u64)(p - precise) / 16);
@@ -405,7 +414,7 @@ static void test_precise(void)
 	gate_restore(14);
 }
 
-/* --- Repeated strings --------------------------------------------------------------------------------------------------- */
+/* --- Repeated strings --------------------------------------------------------------------------------------------- */
 
 static volatile u64 rep_rcx, rep_rsi, rep_rdi, rep_count;
 
@@ -438,13 +447,15 @@ static void test_rep(void)
 	c = 10;
 	d = ABSENT_VA - 20;
 	asm volatile("rep stosq" : "+D"(d), "+c"(c) : "a"(0x0102030405060708ull) : "memory");
-	check(rep_count == 1 && rep_rcx == 8 && rep_rdi == ABSENT_VA - 4, "REP STOSQ faults at the element over the edge");
+	check(rep_count == 1 && rep_rcx == 8 && rep_rdi == ABSENT_VA - 4,
+	      "REP STOSQ faults at the element over the edge");
 	test_map(ABSENT, 0);
 	rep_count = 0;
 	c = 400;
 	d = ABSENT_VA + 99;
 	asm volatile("std; rep stosb; cld" : "+D"(d), "+c"(c) : "a"(5) : "memory");
-	check(rep_count == 1 && rep_rcx == 400 && rep_rdi == ABSENT_VA + 99, "REP STOSB downwards faults at its first element");
+	check(rep_count == 1 && rep_rcx == 400 && rep_rdi == ABSENT_VA + 99,
+	      "REP STOSB downwards faults at its first element");
 	check(d == ABSENT_VA + 99 - 400 && *(volatile u8 *)(d + 1) == 5, "... and ends below");
 	trap_table[14] = 0;
 	test_map(ABSENT, 0);

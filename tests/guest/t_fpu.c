@@ -1,6 +1,6 @@
 /*
- * Who may use x87, SSE and AVX when, their exceptions, FXSAVE and the XSAVE family (SDM vol. 1, chapter 13; vol. 3A, 2.5 and
- * chapter 13). The arithmetic itself is the differential test's matter.
+ * Who may use x87, SSE and AVX when, their exceptions, FXSAVE and the XSAVE family (SDM vol. 1, chapter 13; vol. 3A,
+ * 2.5 and chapter 13). The arithmetic itself is the differential test's matter.
  */
 #include "guest.h"
 
@@ -52,7 +52,7 @@ static u64 *at64(u8 *a, unsigned offset)
 	return (u64 *)(a + offset);
 }
 
-/* --- CR0 and CR4 ------------------------------------------------------------------------------------------------------ */
+/* --- CR0 and CR4 -------------------------------------------------------------------------------------------------- */
 
 static volatile u32 nm_count;
 
@@ -109,7 +109,7 @@ static void test_gates(void)
 	trap_table[7] = 0;
 }
 
-/* --- Exceptions ------------------------------------------------------------------------------------------------------------ */
+/* --- Exceptions --------------------------------------------------------------------------------------------------- */
 
 static void test_exceptions(void)
 {
@@ -159,7 +159,7 @@ static void test_exceptions(void)
 	asm volatile("ldmxcsr %0" : : "m"(mxcsr));
 }
 
-/* --- FXSAVE ------------------------------------------------------------------------------------------------------------------- */
+/* --- FXSAVE ------------------------------------------------------------------------------------------------------- */
 
 static void test_fxsave(void)
 {
@@ -167,12 +167,16 @@ static void test_fxsave(void)
 	u64 v, w;
 
 	memset(area, 0xee, 512);
-	asm volatile("fninit; fld1; fldpi; movq %0, %%xmm5; movq %1, %%xmm15; fxsave64 area(%%rip)" : : "r"(a), "r"(b) : "memory");
-	check(*(u16 *)area == 0x37f && (*(u16 *)(area + 2) & 0x3800) == 0x3000 && area[4] == 0xc0, "FXSAVE: FCW, FSW, abridged FTW");
-	check(*at64(area, 160 + 5 * 16) == a && *at64(area, 160 + 15 * 16) == b && *at32(area, 24) == 0x1f80, "FXSAVE: XMM, MXCSR");
+	asm volatile("fninit; fld1; fldpi; movq %0, %%xmm5; movq %1, %%xmm15; fxsave64 area(%%rip)" : : "r"(a), "r"(b)
+		     : "memory");
+	check(*(u16 *)area == 0x37f && (*(u16 *)(area + 2) & 0x3800) == 0x3000 && area[4] == 0xc0,
+	      "FXSAVE: FCW, FSW, abridged FTW");
+	check(*at64(area, 160 + 5 * 16) == a && *at64(area, 160 + 15 * 16) == b && *at32(area, 24) == 0x1f80,
+	      "FXSAVE: XMM, MXCSR");
 	check(*at64(area, 32) == 0xc90fdaa22168c235 && *(u16 *)(area + 40) == 0x4000, "FXSAVE: ST0 is pi");
 	check_eq(*at64(area, 464), 0xeeeeeeeeeeeeeeee, "FXSAVE leaves the software's bytes alone");
-	asm volatile("fninit; pxor %%xmm5, %%xmm5; pxor %%xmm15, %%xmm15; fxrstor64 area(%%rip); movq %%xmm5, %0; movq %%xmm15, %1"
+	asm volatile("fninit; pxor %%xmm5, %%xmm5; pxor %%xmm15, %%xmm15; fxrstor64 area(%%rip); movq %%xmm5, %0; "
+		     "movq %%xmm15, %1"
 		     : "=r"(v), "=r"(w) : : "memory");
 	check(v == a && w == b, "FXRSTOR");
 	EXPECT("fxsave %0", "m"(area[8]));
@@ -182,9 +186,11 @@ static void test_fxsave(void)
 	expect(13, 0, "FXRSTOR: reserved bits of MXCSR");
 }
 
-/* --- XCR0 ---------------------------------------------------------------------------------------------------------------------- */
+/* --- XCR0 --------------------------------------------------------------------------------------------------------- */
 
-#define XSETBV(v) EXPECT("xorl %%ecx, %%ecx; movl %0, %%eax; movl %1, %%edx; xsetbv", "b"((u32)(v)), "S"((u32)((u64)(v) >> 32)))
+#define XSETBV(v)                                                                                              \
+	EXPECT("xorl %%ecx, %%ecx; movl %0, %%eax; movl %1, %%edx; xsetbv",                                   \
+	       "b"((u32)(v)), "S"((u32)((u64)(v) >> 32)))
 
 static void test_xcr0(void)
 {
@@ -248,7 +254,7 @@ static void test_xcr0(void)
 	check_eq(id[1], all, "CPUID.D.0: ECX is the size for everything");
 }
 
-/* --- XSAVE and its kin --------------------------------------------------------------------------------------------------------------- */
+/* --- XSAVE and its kin -------------------------------------------------------------------------------------------- */
 
 #define XOP(op, a, mask) asm volatile(op " %0" : "+m"(a) : "a"((u32)(mask)), "d"(0) : "memory")
 
@@ -261,13 +267,15 @@ static u64 xinuse(void)
 
 static void set_ymm(u64 low, u64 high)
 {
-	asm volatile("vmovq %0, %%xmm6; vmovq %1, %%xmm7; vinsertf128 $1, %%xmm7, %%ymm6, %%ymm6; vxorps %%xmm7, %%xmm7, %%xmm7"
+	asm volatile("vmovq %0, %%xmm6; vmovq %1, %%xmm7; vinsertf128 $1, %%xmm7, %%ymm6, %%ymm6; "
+		     "vxorps %%xmm7, %%xmm7, %%xmm7"
 		     : : "r"(low), "r"(high));
 }
 
 static void get_ymm(u64 *low, u64 *high)
 {
-	asm volatile("vmovq %%xmm6, %0; vextractf128 $1, %%ymm6, %%xmm7; vmovq %%xmm7, %1; vxorps %%xmm7, %%xmm7, %%xmm7"
+	asm volatile("vmovq %%xmm6, %0; vextractf128 $1, %%ymm6, %%xmm7; vmovq %%xmm7, %1; "
+		     "vxorps %%xmm7, %%xmm7, %%xmm7"
 		     : "=r"(*low), "=r"(*high));
 }
 
@@ -352,16 +360,19 @@ static void test_compacted(void)
 		XOP("xrstor64", area, 4);
 		*at64(area, 576) = 0x1717171717171717;
 		XOP("xsavec64", area, 4);
-		check(*at64(area, 512) == 0 && *at64(area, 576) == 0x1717171717171717, "XSAVEC does not write what is initial");
+		check(*at64(area, 512) == 0 && *at64(area, 576) == 0x1717171717171717,
+		      "XSAVEC does not write what is initial");
 	}
 	if (xsave_features & 1) { /* XSAVEOPT */
 		memset(area, 0, sizeof(area));
 		set_ymm(3, 4);
 		XOP("xsaveopt64", area, 7);
-		check(*at64(area, 160 + 6 * 16) == 3 && *at64(area, 576 + 6 * 16) == 4, "XSAVEOPT saves what was never saved there");
+		check(*at64(area, 160 + 6 * 16) == 3 && *at64(area, 576 + 6 * 16) == 4,
+		      "XSAVEOPT saves what was never saved there");
 		set_ymm(5, 6);
 		XOP("xsaveopt64", area, 7);
-		check(*at64(area, 160 + 6 * 16) == 5 && *at64(area, 576 + 6 * 16) == 6, "XSAVEOPT saves what has changed");
+		check(*at64(area, 160 + 6 * 16) == 5 && *at64(area, 576 + 6 * 16) == 6,
+		      "XSAVEOPT saves what has changed");
 	}
 	if (xsave_features & 8) { /* XSAVES */
 		memset(area, 0, sizeof(area));
@@ -401,7 +412,8 @@ static void test_xsave_faults(void)
 	get_ymm(&low, &high);
 	check(low == 9 && high == 10, "... leaves the registers");
 	EXPECT("vmovups %%ymm6, (%0)", "b"(edge - 16));
-	check(trap_last.vector == 14 && trap_last.error == 2 && trap_last.cr2 == edge, "a YMM store over an absent page");
+	check(trap_last.vector == 14 && trap_last.error == 2 && trap_last.cr2 == edge,
+	      "a YMM store over an absent page");
 }
 
 void guest_main(void)

@@ -1,6 +1,7 @@
 /*
- * Port and memory-mapped I/O: sizes, strings both ways with faults in the middle, the I/O permission bitmap, read-modify-write,
- * vectors, stacks and strings in MMIO space, accesses that are half RAM (SDM vol. 1, chapter 19). Each access is made once.
+ * Port and memory-mapped I/O: sizes, strings both ways with faults in the middle, the I/O permission bitmap,
+ * read-modify-write, vectors, stacks and strings in MMIO space, accesses that are half RAM (SDM vol. 1, chapter 19).
+ * Each access is made once.
  */
 #include "guest.h"
 
@@ -43,8 +44,10 @@ static void test_sizes(void)
 	check_eq(v, 0x33323130, "IN EAX clears the upper half");
 	asm volatile("movq $-1, %%rax; inl %%dx, %%eax" : "=a"(v) : "d"(0x1234));
 	check_eq(v, 0x37363534, "IN EAX, DX");
-	asm volatile("movl $0x44332211, %%eax; outb %%al, %0; outw %%ax, %0; outl %%eax, %0" : : "i"(PORT_FIFO) : "rax");
-	check(inl(PORT_FIFO) == 0x11221111 && inb(PORT_FIFO) == 0x22 && inb(PORT_FIFO) == 0x33 && inb(PORT_FIFO) == 0x44, "OUT of 1, 2, 4 bytes");
+	asm volatile("movl $0x44332211, %%eax; outb %%al, %0; outw %%ax, %0; outl %%eax, %0" : : "i"(PORT_FIFO)
+		     : "rax");
+	check(inl(PORT_FIFO) == 0x11221111 && inb(PORT_FIFO) == 0x22 && inb(PORT_FIFO) == 0x33 &&
+	      inb(PORT_FIFO) == 0x44, "OUT of 1, 2, 4 bytes");
 	check_eq(inb(PORT_FIFO), 0xff, "... and no more");
 }
 
@@ -127,7 +130,7 @@ static void test_strings(void)
 	test_map(9, PHYS(9) | RW);
 }
 
-/* --- The I/O permission bitmap -------------------------------------------------------------------------------------------- */
+/* --- The I/O permission bitmap ------------------------------------------------------------------------------------ */
 
 static volatile u64 user_vector, user_error;
 static u64 user_flags;
@@ -194,7 +197,7 @@ static void test_bitmap(void)
 	tss.iomap = sizeof(tss);
 }
 
-/* --- MMIO ------------------------------------------------------------------------------------------------------------------- */
+/* --- MMIO --------------------------------------------------------------------------------------------------------- */
 
 static void test_mmio(void)
 {
@@ -251,10 +254,12 @@ static void test_mmio_vectors(void)
 
 	write_cr4(read_cr4() | 1 << 9);
 	pattern_set((u64)buffer, 512);
-	asm volatile("movups (%0), %%xmm0; movups %%xmm0, 0x101(%1); pxor %%xmm0, %%xmm0; movups 0x101(%1), %%xmm0; movups %%xmm0, 1024(%0)"
+	asm volatile("movups (%0), %%xmm0; movups %%xmm0, 0x101(%1); pxor %%xmm0, %%xmm0; movups 0x101(%1), %%xmm0; "
+		     "movups %%xmm0, 1024(%0)"
 		     : : "r"(buffer), "r"(MMIO) : "memory");
 	check(pattern((u64)buffer + 1024, 16, 0), "MMIO: 16 bytes, misaligned");
-	asm volatile("movdqa 0x100(%1), %%xmm1; paddb 0x110(%1), %%xmm1; movntdq %%xmm1, 0x120(%1); movq %%xmm1, 0x130(%1)" : : "r"(buffer), "r"(MMIO) : "memory");
+	asm volatile("movdqa 0x100(%1), %%xmm1; paddb 0x110(%1), %%xmm1; movntdq %%xmm1, 0x120(%1); "
+		     "movq %%xmm1, 0x130(%1)" : : "r"(buffer), "r"(MMIO) : "memory");
 	check_eq(mmio_get(0x120), mmio_get(0x130), "MMIO: SSE operands");
 	cpuid(1, 0, id);
 	if (!(id[2] >> 28 & 1) || !(id[2] >> 26 & 1)) {
@@ -265,7 +270,8 @@ static void test_mmio_vectors(void)
 	cpuid(13, 0, id);
 	u32 all = id[0] & 0xe7;
 	asm volatile("xsetbv" : : "c"(0), "a"(all), "d"(0));
-	asm volatile("vmovups (%0), %%ymm0; vmovups %%ymm0, 0x203(%1); vpxor %%ymm0, %%ymm0, %%ymm0; vmovups 0x203(%1), %%ymm0; vmovups %%ymm0, 1100(%0)"
+	asm volatile("vmovups (%0), %%ymm0; vmovups %%ymm0, 0x203(%1); vpxor %%ymm0, %%ymm0, %%ymm0; "
+		     "vmovups 0x203(%1), %%ymm0; vmovups %%ymm0, 1100(%0)"
 		     : : "r"(buffer), "r"(MMIO) : "memory");
 	check(pattern((u64)buffer + 1100, 32, 0), "MMIO: 32 bytes");
 	if ((all & 0xe0) == 0xe0) {
@@ -342,7 +348,8 @@ static void test_mixed(void)
 	mmio_count();
 	*(volatile u64 *)(edge - 3) = 0x8877665544332211;
 	check_eq(mmio_count(), 1, "a quadword over RAM and MMIO: one access");
-	check(*(volatile u32 *)(edge - 4) >> 8 == 0x332211 && mmio_get(0) == 0x1111118877665544, "... each has its part");
+	check(*(volatile u32 *)(edge - 4) >> 8 == 0x332211 && mmio_get(0) == 0x1111118877665544,
+	      "... each has its part");
 	check_eq(*(volatile u64 *)(edge - 3), 0x8877665544332211, "... and reads back");
 	asm volatile("lock addq $1, (%0)" : : "r"(edge - 3) : "memory", "cc");
 	check_eq(*(volatile u64 *)(edge - 3), 0x8877665544332212, "... LOCK ADD on it");
@@ -354,10 +361,12 @@ static void test_mixed(void)
 	test_map(11, 0);
 	mmio_count();
 	EXPECT("movq %%rax, (%0)", "b"(edge - 3));
-	check(trap_last.vector == 14 && trap_last.cr2 == edge && mmio_count() == 0, "MMIO and an absent page: a fault, no access");
+	check(trap_last.vector == 14 && trap_last.cr2 == edge && mmio_count() == 0,
+	      "MMIO and an absent page: a fault, no access");
 	test_map(10, MMIO | PG_P | PG_U);
 	EXPECT("movb %%al, (%0)", "b"(PAGE(10)));
-	check(trap_last.vector == 14 && trap_last.error == 3 && mmio_count() == 0, "a read-only page of MMIO: a fault, no access");
+	check(trap_last.vector == 14 && trap_last.error == 3 && mmio_count() == 0,
+	      "a read-only page of MMIO: a fault, no access");
 	EXPECT("lock cmpxchgb %%cl, (%0)", "b"(PAGE(10)));
 	check(trap_last.vector == 14 && trap_last.error == 3 && mmio_count() == 0, "... CMPXCHG neither");
 }

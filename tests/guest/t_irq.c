@@ -62,7 +62,8 @@ static void self_ipi(u32 vector)
 		u64 want;                                                                                             \
 		reset_counts();                                                                                       \
 		self_ipi(0x51);                                                                                       \
-		asm volatile("movl %%ss, %%ecx; leaq 2f(%%rip), %0\n" insns "\ncli" : "=&r"(want) : : "rax", "rcx", "memory", "cc"); \
+		asm volatile("movl %%ss, %%ecx; leaq 2f(%%rip), %0\n" insns "\ncli" : "=&r"(want)                     \
+			     : : "rax", "rcx", "memory", "cc"); \
 		check(count[0x51] == 1 && last_rip == want, name);                                                    \
 	} while (0)
 
@@ -79,10 +80,12 @@ static void test_shadows(void)
 	SHADOW("sti; nop; 2: nop", "STI holds interrupts off for one instruction");
 	SHADOW("sti; sti; 2: nop", "a second STI does not prolong it");
 	SHADOW("pushfq; orl $0x200, (%%rsp); popfq; 2: nop; nop", "POPF has no shadow");
-	SHADOW("pushfq; orl $0x200, (%%rsp); movl %%ecx, %%ss; popfq; 2: nop", "MOV SS before POPF: the interrupt comes behind POPF");
+	SHADOW("pushfq; orl $0x200, (%%rsp); movl %%ecx, %%ss; popfq; 2: nop",
+	       "MOV SS before POPF: the interrupt comes behind POPF");
 	SHADOW("sti; movl %%ecx, %%ss; nop; 2: nop", "MOV SS in the shadow of STI holds them off further");
 	SHADOW("sti; hlt; 2: nop", "STI; HLT wakes up behind HLT");
-	SHADOW("pushq $0x10; leaq 3f(%%rip), %%rax; movq %%rsp, %%rcx; pushq $0x10; pushq %%rcx; pushfq; orl $0x200, (%%rsp);"
+	SHADOW("pushq $0x10; leaq 3f(%%rip), %%rax; movq %%rsp, %%rcx; pushq $0x10; pushq %%rcx; pushfq; "
+	       "orl $0x200, (%%rsp);"
 	       "pushq $8; pushq %%rax; iretq; 3: 2: nop; popq %%rax", "IRET with IF has no shadow");
 
 	reset_counts();
@@ -144,7 +147,7 @@ static void test_nmi(void)
 	check_eq(nmi_max_depth, 2, "any IRET unblocks NMIs");
 }
 
-/* --- Priorities ------------------------------------------------------------------------------------------------------ */
+/* --- Priorities --------------------------------------------------------------------------------------------------- */
 
 
 static void on_nesting(struct frame *f)
@@ -180,7 +183,8 @@ static void test_priorities(void)
 	self_ipi(0x71);
 	check_eq(apic_read(0x200 + 0x10 * (0x91 / 32)), 1u << (0x91 % 32), "IRR shows what waits");
 	asm volatile("sti; nop; nop; nop; nop; cli");
-	check(nr_order == 3 && order[0] == 0x91 && order[1] == 0x71 && order[2] == 0x51, "highest vector first, each once");
+	check(nr_order == 3 && order[0] == 0x91 && order[1] == 0x71 && order[2] == 0x51,
+	      "highest vector first, each once");
 
 	reset_counts();
 	trap_table[0x91] = on_nesting;
@@ -212,7 +216,7 @@ static void test_priorities(void)
 	check_eq(apic_read(0x280) & 0x20, 0x20, "ESR: a vector below 16 cannot be sent");
 }
 
-/* --- 8259 -------------------------------------------------------------------------------------------------------------- */
+/* --- 8259 --------------------------------------------------------------------------------------------------------- */
 
 static void pic_init(u8 mask0, u8 mask1)
 {
@@ -258,7 +262,8 @@ static void test_pic(void)
 	sti();
 	settle();
 	cli();
-	check(nr_order == 3 && order[0] == 0x4c && order[1] == 0x43 && order[2] == 0x45, "8259: IRQ 12 by the cascade, then 3, then 5");
+	check(nr_order == 3 && order[0] == 0x4c && order[1] == 0x43 && order[2] == 0x45,
+	      "8259: IRQ 12 by the cascade, then 3, then 5");
 	outb(PORT_IRQ_LOW, 12);
 	outb(PORT_IRQ_LOW, 5);
 	outb(PORT_IRQ_LOW, 3);
@@ -291,7 +296,7 @@ static void test_pic(void)
 	apic_write(0x350, 0x10000);
 }
 
-/* --- IOAPIC ---------------------------------------------------------------------------------------------------------------- */
+/* --- IOAPIC ------------------------------------------------------------------------------------------------------- */
 
 static u32 ioapic_read(u32 reg)
 {
@@ -366,7 +371,8 @@ static void test_ioapic(void)
 	lower_after = 0;
 	outb(PORT_IRQ_HIGH, 20);
 	settle();
-	check_eq(apic_read(0x180 + 0x10 * (0x62 / 32)) >> (0x62 % 32) & 1, 1, "LAPIC: TMR is set for a level interrupt");
+	check_eq(apic_read(0x180 + 0x10 * (0x62 / 32)) >> (0x62 % 32) & 1, 1,
+		 "LAPIC: TMR is set for a level interrupt");
 	lower_after = count[0x62] + 1;
 	sti();
 	settle();
@@ -398,7 +404,7 @@ static void test_ioapic(void)
 	ioapic_pin(21, 1 << 16);
 }
 
-/* --- x2APIC ------------------------------------------------------------------------------------------------------------------- */
+/* --- x2APIC ------------------------------------------------------------------------------------------------------- */
 
 static void test_x2apic(void)
 {
@@ -415,7 +421,8 @@ static void test_x2apic(void)
 	wrmsr(0x1b, base | 1 << 10);
 	x2apic = true;
 	check_eq(rdmsr(0x802), id[1] >> 24, "x2APIC: the whole id");
-	check_eq(rdmsr(0x80d), (u64)(id[1] >> 28) << 16 | 1u << (id[1] >> 24 & 15), "x2APIC: the logical id comes from it");
+	check_eq(rdmsr(0x80d), (u64)(id[1] >> 28) << 16 | 1u << (id[1] >> 24 & 15),
+		 "x2APIC: the logical id comes from it");
 	reset_counts();
 	wrmsr(0x83f, 0x51);
 	asm volatile("sti; nop; nop; cli");

@@ -49,7 +49,8 @@ static void test_data_segments(void)
 	GDT(0) = descriptor(base, 0x10, 0x92, 12);
 	check(reads(FREE(0), 0x10ffc) && !reads(FREE(0), 0x10ffd), "G scales the limit to pages and adds 0xfff");
 	GDT(0) = descriptor(base, 0xfff, 0x96, 4);
-	check(!reads(FREE(0), 0xffc) && !reads(FREE(0), 0xfff) && reads(FREE(0), 0x1000), "expand-down: valid above the limit");
+	check(!reads(FREE(0), 0xffc) && !reads(FREE(0), 0xfff) && reads(FREE(0), 0x1000),
+	      "expand-down: valid above the limit");
 	check(reads(FREE(0), 0x10000), "expand-down with B: up to 4 GiB");
 	GDT(0) = descriptor(base, 0xfff, 0x96, 0);
 	check(reads(FREE(0), 0xfffc) && !reads(FREE(0), 0xfffd), "expand-down without B: up to 64 KiB");
@@ -91,11 +92,13 @@ static void test_code_segments(void)
 	GDT(1) = descriptor((u32)code16, 0xffff, 0x9a, 0);
 	far[0] = 0, far[1] = FREE(1);
 	asm volatile("lcall *%4" : "=a"(eax), "=c"(ecx), "=d"(edx), "=S"(esi) : "m"(far) : "edi", "memory", "cc");
-	check((u16)eax == 0x1234 && ecx == 0x55667788 && (u16)edx == 0x1234 && (u16)esi == 0x8010, "16-bit code in a 16-bit segment");
+	check((u16)eax == 0x1234 && ecx == 0x55667788 && (u16)edx == 0x1234 && (u16)esi == 0x8010,
+	      "16-bit code in a 16-bit segment");
 	GDT(1) = descriptor((u32)limited, 3, 0x9a, 4);
 	far[0] = 1;
 	EXPECT("ljmp *%0", "m"(far));
-	check(trap_last.vector == 13 && trap_last.error == 0 && trap_last.eip == 4, "code that runs over its limit: #GP(0) there");
+	check(trap_last.vector == 13 && trap_last.error == 0 && trap_last.eip == 4,
+	      "code that runs over its limit: #GP(0) there");
 	far[0] = 4;
 	EXPECT("ljmp *%0", "m"(far));
 	expect(13, 0, "a far jump beyond the limit raises #GP(0)");
@@ -113,12 +116,13 @@ static void test_code_segments(void)
 	expect(13, 0, "a far call to a null selector raises #GP(0)");
 }
 
-/* --- Levels ---------------------------------------------------------------------------------------------------------- */
+/* --- Levels ------------------------------------------------------------------------------------------------------- */
 
 /* Starts user code at level 3: it ends by INT 0x80 or a fault, ESP is the top of its stack. */
-#define RUN_USER(label)                                                                                                \
-	EXPECT("movw $" STR(USER_DATA32) ", %%ax; movw %%ax, %%ds; movw %%ax, %%es; movw %%ax, %%fs; movw %%ax, %%gs\n" \
-	       "pushl $" STR(USER_DATA32) "; pushl $user_stack + 4096; pushl $0x2; pushl $" STR(USER_CODE32) "\n"        \
+#define RUN_USER(label)                                                                                        \
+	EXPECT("movw $" STR(USER_DATA32) ", %%ax; movw %%ax, %%ds; movw %%ax, %%es; movw %%ax, %%fs\n" \
+	       "movw %%ax, %%gs\n"                                                                            \
+	       "pushl $" STR(USER_DATA32) "; pushl $user_stack + 4096; pushl $0x2; pushl $" STR(USER_CODE32) "\n" \
 	       "pushl $" label "; iretl")
 
 /* Selectors of the gates: call32 FREE(2) = 0x50, call16 0x58, conforming code 0x60. */
@@ -140,10 +144,13 @@ asm(".text\n"
     "movl 8(%esp), %eax; movl %eax, gate_saw+8; movl 12(%esp), %eax; movl %eax, gate_saw+12; movl 16(%esp), %eax\n"
     "movl %eax, gate_saw+16; movl 20(%esp), %eax; movl %eax, gate_saw+20; movl 24(%esp), %eax; movl %eax, gate_saw+24\n"
     "movl %cs, %eax; movl %eax, gate_saw+28; movw $0x10, %ax; movw %ax, %es; lret $12\n"
-    ".section .start, \"ax\"\ngate16: movl %esp, gate_esp; movl (%esp), %eax; movl %eax, gate_saw; movl 4(%esp), %eax; movl %eax, gate_saw+4\n"
-    "movl 8(%esp), %eax; movl %eax, gate_saw+8; movl 12(%esp), %eax; movl %eax, gate_saw+12; movl %cs, %eax; movl %eax, gate_saw+28\n"
+    ".section .start, \"ax\"\ngate16: movl %esp, gate_esp; movl (%esp), %eax; movl %eax, gate_saw; "
+    "movl 4(%esp), %eax; movl %eax, gate_saw+4\n"
+    "movl 8(%esp), %eax; movl %eax, gate_saw+8; movl 12(%esp), %eax; movl %eax, gate_saw+12; movl %cs, %eax; "
+    "movl %eax, gate_saw+28\n"
     ".byte 0x66; lret $6\n.text\n"
-    "sysenter_target: movl %esp, gate_saw; movl %cs, %eax; movl %eax, gate_saw+4; movl %ss, %eax; movl %eax, gate_saw+8; pushfl; popl gate_saw+12; sysexit\n");
+    "sysenter_target: movl %esp, gate_saw; movl %cs, %eax; movl %eax, gate_saw+4; movl %ss, %eax; "
+    "movl %eax, gate_saw+8; pushfl; popl gate_saw+12; sysexit\n");
 extern u8 user_gate32[], gate32[], gate16[], in_conforming[], sysenter_target[];
 static volatile u32 gate_saw[8] __attribute__((used)), gate_esp __attribute__((used));
 
@@ -160,13 +167,16 @@ static void test_call_gates(void)
 	check_eq(gate_saw[7], CODE32, "... level 0");
 	check_eq(gate_esp, tss.esp0 - 7 * 4, "... on the stack of the TSS");
 	check(trap_last.frame.esp == (u32)user_stack + 4096, "RET n drops the parameters of both stacks");
-	check(trap_last.frame.es == 0 && (u16)trap_last.frame.ds == USER_DATA32, "a return outwards clears what is too privileged");
+	check(trap_last.frame.es == 0 && (u16)trap_last.frame.ds == USER_DATA32,
+	      "a return outwards clears what is too privileged");
 
 	RUN_USER("user_gate16");
 	expect(0x80, 0, "call gate, 16 bits");
-	check(gate_saw[0] >> 16 == USER_CODE32 && (u16)gate_saw[1] == 1 && gate_saw[1] >> 16 == 2 && (u16)gate_saw[2] == 3,
+	check(gate_saw[0] >> 16 == USER_CODE32 && (u16)gate_saw[1] == 1 && gate_saw[1] >> 16 == 2 &&
+	      (u16)gate_saw[2] == 3,
 	      "... return address and parameters");
-	check(gate_saw[2] >> 16 == (u16)((u32)user_stack + 4096 - 6) && (u16)gate_saw[3] == USER_DATA32, "... the outer stack");
+	check(gate_saw[2] >> 16 == (u16)((u32)user_stack + 4096 - 6) && (u16)gate_saw[3] == USER_DATA32,
+	      "... the outer stack");
 	check_eq(gate_esp, tss.esp0 - 7 * 2, "... on the stack of the TSS");
 	RUN_USER("user_conforming");
 	expect(0x80, 0, "conforming code of level 0 can be called from level 3");
@@ -217,24 +227,25 @@ static void test_levels(void)
 	expect(0x80, 0, "SYSENTER and SYSEXIT");
 	check(gate_saw[0] == 0x6f00 && gate_saw[1] == CODE32 && (u16)gate_saw[2] == DATA32 && !(gate_saw[3] & 0x20200),
 	      "... ESP, CS, SS from the MSRs, IF and VM clear");
-	check(trap_last.frame.cs == (CODE32 + 16 + 3) && (u16)trap_last.frame.ss == CODE32 + 24 + 3, "... and back to CS + 16, SS + 24");
+	check(trap_last.frame.cs == (CODE32 + 16 + 3) && (u16)trap_last.frame.ss == CODE32 + 24 + 3,
+	      "... and back to CS + 16, SS + 24");
 	wrmsr(0x174, 0);
 	RUN_USER("user_sysenter");
 	expect(13, 0, "SYSENTER with a null CS raises #GP(0)");
 }
 
-/* --- LAR, LSL, VERR, VERW, ARPL ------------------------------------------------------------------------------------------ */
+/* --- LAR, LSL, VERR, VERW, ARPL ----------------------------------------------------------------------------------- */
 
 static bool zf_of(u32 flags)
 {
 	return flags & 0x40;
 }
 
-#define SELECTOR_OP(insn, selector, out)                                                                               \
-	({                                                                                                            \
-		u32 _f;                                                                                               \
-		asm volatile(insn "; pushfl; popl %0" : "=r"(_f), "+a"(out) : "r"((u32)(selector)) : "cc");           \
-		zf_of(_f);                                                                                            \
+#define SELECTOR_OP(insn, selector, out)                                                                       \
+	({                                                                                                     \
+		u32 _f;                                                                                        \
+		asm volatile(insn "; pushfl; popl %0" : "=r"(_f), "+a"(out) : "r"((u32)(selector)) : "cc");    \
+		zf_of(_f);                                                                                     \
 	})
 
 static void test_selector_queries(void)
@@ -287,7 +298,7 @@ static void test_faults32(void)
 	expect(13, 0, "#GP: PG without PE");
 }
 
-/* --- Virtual-8086 mode ------------------------------------------------------------------------------------------------------ */
+/* --- Virtual-8086 mode -------------------------------------------------------------------------------------------- */
 
 /* Runs the code below 64 KiB with CS 0; it ends by a fault or INT 0x81. */
 static void run_vm86(u32 code, u32 eflags)
@@ -310,7 +321,8 @@ asm(".section .start, \"ax\"\n.code16\n"
     "vm_iret: movw $0, %ax; pushw %ax; pushw %cs; pushw $1f; iret; 1: int $0x81\n"
     "vm_popf: pushl $0x00270000; popfl; pushfl; popl %esi; int $0x81\n"
     ".code32\n.text\n");
-extern u8 vm_int[], vm_cli[], vm_pushf[], vm_hlt[], vm_in[], vm_lar[], vm_edge[], vm_mov_cr[], vm_store[], vm_iret[], vm_popf[];
+extern u8 vm_int[], vm_cli[], vm_pushf[], vm_hlt[], vm_in[], vm_lar[], vm_edge[], vm_mov_cr[], vm_store[], vm_iret[],
+	vm_popf[];
 
 static void test_vm86(void)
 {
@@ -323,7 +335,8 @@ static void test_vm86(void)
 	expect(0x81, 0, "VM86: INT with IOPL 3 by a gate of level 3");
 	check((u16)f->vm_gs == 0x3333 && (u16)f->vm_fs == 0x2222 && (u16)f->vm_ds == 0x1111 && (u16)f->vm_es == 0x4444,
 	      "VM86: the segments are in the frame");
-	check(f->ss == 0x600 && f->esp == 0x1000 && f->cs == 0 && f->eip == (u32)vm_int + 2, "VM86: CS:EIP and SS:ESP too");
+	check(f->ss == 0x600 && f->esp == 0x1000 && f->cs == 0 && f->eip == (u32)vm_int + 2,
+	      "VM86: CS:EIP and SS:ESP too");
 	check((f->eflags & 0x23000) == 0x23000, "VM86: VM and IOPL are in the flags");
 	check(f->ds == 0 && f->es == 0 && f->fs == 0 && f->gs == 0, "VM86: the handler starts with null segments");
 	run_vm86((u32)vm_int, 0);
@@ -352,11 +365,12 @@ static void test_vm86(void)
 	run_vm86((u32)vm_iret, 0x3000);
 	check(trap_last.vector == 0x81 && (f->eflags & 0x23000) == 0x23000, "VM86: IRET keeps IOPL and VM");
 	run_vm86((u32)vm_popf, 0x3000);
-	check(trap_last.vector == 0x81 && (f->eflags & 0x23000) == 0x23000 && (f->esi & 0x240000) == 0x240000 && !(f->esi & 0x30000),
+	check(trap_last.vector == 0x81 && (f->eflags & 0x23000) == 0x23000 && (f->esi & 0x240000) == 0x240000 &&
+	      !(f->esi & 0x30000),
 	      "VM86: POPFL sets AC and ID, not VM; PUSHFL hides VM and RF");
 }
 
-/* --- Real mode --------------------------------------------------------------------------------------------------------------- */
+/* --- Real mode ---------------------------------------------------------------------------------------------------- */
 
 asm(".section .start, \"ax\"\n.code16\n"
     /* EBX: what came; each test leaves by RET on 0:7000 */
@@ -377,7 +391,8 @@ asm(".section .start, \"ax\"\n.code16\n"
     "movl %eax, %cr0; xorw %ax, %ax; movw %ax, %ds; movl $0x100000, %eax; movl (%eax), %ebx; ret\n"
     "rm_idt: .word 11; .long 0x7800\n"
     ".code32\n.text\n");
-extern u8 rm_int[], rm_handler[], rm_de[], rm_fault[], rm_edge[], rm_far[], rm_hma[], rm_arpl[], rm_smsw[], rm_wrap[], rm_call[],
+extern u8 rm_int[], rm_handler[], rm_de[], rm_fault[], rm_edge[], rm_far[], rm_hma[], rm_arpl[], rm_smsw[], rm_wrap[],
+	rm_call[],
 	rm_lidt[], rm_lidt_next[],
 	rm_unreal[];
 

@@ -1,6 +1,6 @@
 /*
- * Transfers in long mode: compatibility mode, call gates of 16 bytes, far returns, IRETQ, SYSCALL and SYSRET, SWAPGS and the
- * FS/GS bases, null stack segments, LDT (SDM vol. 3A, chapters 5 and 6; vol. 2). Legacy modes: t_modes.c.
+ * Transfers in long mode: compatibility mode, call gates of 16 bytes, far returns, IRETQ, SYSCALL and SYSRET, SWAPGS
+ * and the FS/GS bases, null stack segments, LDT (SDM vol. 3A, chapters 5 and 6; vol. 2). Legacy modes: t_modes.c.
  */
 #include "guest.h"
 
@@ -35,11 +35,12 @@ static u8 user_stack[4096] __attribute__((aligned(16), used));
 static volatile u64 saw[8] __attribute__((used));
 
 /*
- * Starts code at @label with @cs and level 3. It ends by INT 0x80 or a fault, which goes back to level 0: the frame is in
- * trap_last.
+ * Starts code at @label with @cs and level 3. It ends by INT 0x80 or a fault, which goes back to level 0: the frame is
+ * in trap_last.
  */
-#define RUN(label, cs)                                                                                                 \
-	EXPECT("pushq $" STR(USER_DATA) "; pushq $user_stack + 4096; pushq $0x202; pushq $" STR(cs) "; pushq $" label "; iretq")
+#define RUN(label, cs)                                                                                         \
+	EXPECT("pushq $" STR(USER_DATA) "; pushq $user_stack + 4096; pushq $0x202; pushq $" STR(cs) "\n"       \
+	       "pushq $" label "; iretq")
 
 /* As in EXPECT, but from any level: to the code behind the statement, on its stack. */
 static void on_end(struct frame *f)
@@ -72,7 +73,8 @@ asm(".text\n"
     "user_syscall32: syscall; int $0x80\n"
     "user_callgate32: lcall $0x63, $0; int $0x80\n"
     ".code64\n"
-    "user_gate: movq %rsp, %rbx; movabsq $0x6300000000, %rax; pushq %rax; lcall *(%rsp); movl $0x5151, %edi; int $0x80\n"
+    "user_gate: movq %rsp, %rbx; movabsq $0x6300000000, %rax; pushq %rax; lcall *(%rsp); movl $0x5151, %edi; "
+    "int $0x80\n"
     "user_syscall: movq $-1, %rax; pushfq; orl $0x4d5, (%rsp); popfq; syscall\nuser_syscall_end: int $0x80\n"
     "user_swapgs: swapgs\n"
     "user_fs: movl $0x33, %eax; movl %eax, %fs; movq %fs:saw, %rbx; int $0x80\n"
@@ -81,8 +83,10 @@ asm(".text\n"
     "gate_target: movq %rsp, saw; movl %cs, %eax; movq %rax, saw+8; movl %ss, %eax; movq %rax, saw+16\n"
     "movq (%rsp), %rax; movq %rax, saw+24; movq 8(%rsp), %rax; movq %rax, saw+32\n"
     "movq 16(%rsp), %rax; movq %rax, saw+40; movq 24(%rsp), %rax; movq %rax, saw+48; lretq\n"
-    "syscall_target: movq %rcx, saw; movq %r11, saw+8; pushfq_target: movq %rsp, saw+16; movl %cs, %eax; movq %rax, saw+24\n"
-    "movl %ss, %eax; movq %rax, saw+32; movq %rsp, %rdx; leaq ring0_top(%rip), %rsp; pushfq; popq %rax; movq %rax, saw+40\n"
+    "syscall_target: movq %rcx, saw; movq %r11, saw+8; pushfq_target: movq %rsp, saw+16; movl %cs, %eax; "
+    "movq %rax, saw+24\n"
+    "movl %ss, %eax; movq %rax, saw+32; movq %rsp, %rdx; leaq ring0_top(%rip), %rsp; pushfq; popq %rax; "
+    "movq %rax, saw+40\n"
     "movq %rdx, %rsp; sysretq\n"
     "syscall_target32: movq %rcx, saw; leaq user_compat_end(%rip), %rcx; movl $2, %r11d; sysretl\n"
     ".code32\nuser_compat_end: movl %cs, %edx; int $0x80\n.code64\n"
@@ -92,7 +96,8 @@ extern u8 gate_target[], syscall_target[], syscall_target32[], user_syscall_end[
 static void test_compat(void)
 {
 	RUN("user_int", USER_CODE64);
-	check(trap_last.vector == 0x80 && trap_last.frame.cs == USER_CODE64 && trap_last.frame.ss == USER_DATA, "IRETQ to 64-bit level 3");
+	check(trap_last.vector == 0x80 && trap_last.frame.cs == USER_CODE64 && trap_last.frame.ss == USER_DATA,
+	      "IRETQ to 64-bit level 3");
 	check_eq(trap_last.frame.rflags & 0x202, 0x202, "... with its flags");
 	RUN("user_compat", USER_CODE32);
 	check(trap_last.vector == 0x80 && trap_last.frame.cs == USER_CODE32, "IRETQ to compatibility mode");
@@ -110,7 +115,7 @@ static void test_compat(void)
 	check(trap_last.vector == 0x80 && trap_last.frame.cs == USER_CODE64, "a far jump into 64-bit code");
 }
 
-/* --- Call gates ---------------------------------------------------------------------------------------------------------- */
+/* --- Call gates --------------------------------------------------------------------------------------------------- */
 
 static void gate(u16 selector, u64 offset, u8 access)
 {
@@ -123,11 +128,14 @@ static void test_gates(void)
 	gate(CODE64, (u64)gate_target, 0xec);
 	RUN("user_gate", USER_CODE64);
 	check_eq(trap_last.vector, 0x80, "call gate from 64-bit level 3, and RET");
-	check(saw[0] == tss.rsp[0] - 32 && saw[1] == CODE64 && saw[2] == 0, "... RSP0 of the TSS, CS of the gate, SS null");
-	check(saw[4] == USER_CODE64 && saw[6] == USER_DATA && saw[5] == (u64)user_stack + 4096 - 8, "... the caller's CS, SS, RSP");
+	check(saw[0] == tss.rsp[0] - 32 && saw[1] == CODE64 && saw[2] == 0,
+	      "... RSP0 of the TSS, CS of the gate, SS null");
+	check(saw[4] == USER_CODE64 && saw[6] == USER_DATA && saw[5] == (u64)user_stack + 4096 - 8,
+	      "... the caller's CS, SS, RSP");
 	check(trap_last.frame.rdi == 0x5151 && trap_last.frame.rsp == saw[5], "... and back there");
 	RUN("user_callgate32", USER_CODE32);
-	check(trap_last.vector == 0x80 && trap_last.frame.cs == USER_CODE32 && saw[4] == USER_CODE32, "call gate from compatibility mode");
+	check(trap_last.vector == 0x80 && trap_last.frame.cs == USER_CODE32 && saw[4] == USER_CODE32,
+	      "call gate from compatibility mode");
 	gate(CODE64, (u64)gate_target, 0x8c);
 	RUN("user_gate", USER_CODE64);
 	expect(13, GATE, "a gate of level 0 raises #GP at level 3");
@@ -149,7 +157,7 @@ static void test_gates(void)
 	expect(13, GATE, "there are no 16-bit gates in long mode");
 }
 
-/* --- Fast system calls -------------------------------------------------------------------------------------------------------- */
+/* --- Fast system calls -------------------------------------------------------------------------------------------- */
 
 static void test_syscall(void)
 {
@@ -164,7 +172,8 @@ static void test_syscall(void)
 	check(saw[3] == CODE64 && saw[4] == DATA, "... CS and SS from STAR");
 	check_eq(saw[2], (u64)user_stack + 4096, "... RSP is the caller's");
 	check((saw[1] & 0x6d5) == 0x6d5 && (saw[5] & 0x6d5) == 0x0d4, "... R11 has RFLAGS, FMASK clears");
-	check(trap_last.frame.cs == USER_CODE64 && trap_last.frame.ss == USER_DATA && (trap_last.frame.rflags & 0x6d5) == 0x6d5,
+	check(trap_last.frame.cs == USER_CODE64 && trap_last.frame.ss == USER_DATA &&
+	      (trap_last.frame.rflags & 0x6d5) == 0x6d5,
 	      "SYSRET: CS, SS from STAR, RFLAGS from R11");
 	wrmsr(MSR_LSTAR, (u64)syscall_target32);
 	RUN("user_syscall", USER_CODE64);
@@ -193,7 +202,7 @@ static void test_syscall(void)
 	}
 }
 
-/* --- Bases ---------------------------------------------------------------------------------------------------------------------- */
+/* --- Bases -------------------------------------------------------------------------------------------------------- */
 
 static void test_bases(void)
 {
@@ -216,7 +225,8 @@ static void test_bases(void)
 	asm volatile("movq %%ds:saw, %0; movq %%ss:saw, %1" : "=r"(a), "=r"(b));
 	check(a == 0xfeed && b == 0xfeed, "DS, ES, SS have none in 64-bit code");
 	RUN("user_fs", USER_CODE64);
-	check(trap_last.vector == 0x80 && trap_last.frame.rbx == 0xfeed, "a selector in FS loads the descriptor's base");
+	check(trap_last.vector == 0x80 && trap_last.frame.rbx == 0xfeed,
+	      "a selector in FS loads the descriptor's base");
 	EXPECT("movl $0xc0000100, %%ecx; xorl %%eax, %%eax; movl $0x00800000, %%edx; wrmsr");
 	expect(13, 0, "FS_BASE must be canonical");
 	cpuid(7, 0, id);
@@ -226,24 +236,28 @@ static void test_bases(void)
 		write_cr4(read_cr4() | 1 << 16);
 		wrmsr(MSR_FS_BASE, 0x77777777777);
 		RUN("user_bases", USER_CODE64);
-		check(trap_last.vector == 0x80 && trap_last.frame.rax == 0x77777777777 && trap_last.frame.rcx == 0x1234, "RDFSBASE, WRFSBASE at level 3");
+		check(trap_last.vector == 0x80 && trap_last.frame.rax == 0x77777777777 && trap_last.frame.rcx == 0x1234,
+		      "RDFSBASE, WRFSBASE at level 3");
 		EXPECT("movabsq $0x800000000000, %%rax; wrgsbase %%rax");
 		expect(13, 0, "WRGSBASE must be canonical");
 	}
 }
 
-/* --- Null SS, far returns, LDT ------------------------------------------------------------------------------------------------------ */
+/* --- Null SS, far returns, LDT ------------------------------------------------------------------------------------ */
 
 static void test_null_ss(void)
 {
 	u64 ss, rsp, now;
 	static u64 ldt[2];
 
-	asm volatile("xorl %%eax, %%eax; movl %%eax, %%ss; pushq $5; popq %0; movl %%ss, %%eax; movq %%rax, %1; movl $0x10, %%eax; movl %%eax, %%ss"
+	asm volatile("xorl %%eax, %%eax; movl %%eax, %%ss; pushq $5; popq %0; movl %%ss, %%eax; movq %%rax, %1; "
+		     "movl $0x10, %%eax; movl %%eax, %%ss"
 		     : "=&r"(now), "=&r"(ss) : : "rax", "memory");
 	check(now == 5 && ss == 0, "a null SS works at level 0");
-	asm volatile("movq %%rsp, %0; movq %0, %1; subq $64, %1; pushq $0; pushq %1; pushfq; pushq $8; leaq 1f(%%rip), %%rax\n"
-		     "pushq %%rax; iretq; 1: subq %%rsp, %1; movq %0, %%rsp; movl %%ss, %k0; movl $0x10, %%eax; movl %%eax, %%ss"
+	asm volatile("movq %%rsp, %0; movq %0, %1; subq $64, %1; pushq $0; pushq %1; pushfq; pushq $8; "
+		     "leaq 1f(%%rip), %%rax\n"
+		     "pushq %%rax; iretq; 1: subq %%rsp, %1; movq %0, %%rsp; movl %%ss, %k0; movl $0x10, %%eax; "
+		     "movl %%eax, %%ss"
 		     : "=&r"(ss), "=&r"(rsp) : : "rax", "memory", "cc");
 	check((u32)ss == 0 && rsp == 0, "IRETQ to the same level takes SS:RSP from the frame");
 	EXPECT("pushq $0x33; pushq $0x7000; pushfq; pushq $8; pushq $0x8000; iretq");
@@ -257,7 +271,8 @@ static void test_null_ss(void)
 	gdt[FREE / 8 + 1] = 0;
 	ldt[1] = 0x00af9b000000ffff;
 	asm volatile("lldt %w0" : : "r"(FREE));
-	asm volatile("pushq $0xc; leaq 1f(%%rip), %%rax; pushq %%rax; lretq; 1: movl %%cs, %k0; pushq $8; leaq 2f(%%rip), %%rax; pushq %%rax; lretq; 2:"
+	asm volatile("pushq $0xc; leaq 1f(%%rip), %%rax; pushq %%rax; lretq; 1: movl %%cs, %k0; pushq $8; "
+		     "leaq 2f(%%rip), %%rax; pushq %%rax; lretq; 2:"
 		     : "=&r"(now) : : "rax", "memory", "cc");
 	check_eq((u32)now, 0xc, "code of the LDT");
 	gdt[FREE / 8 + 1] = 0x00800000;
@@ -281,8 +296,10 @@ static void test_alignment(void)
 	trap_table[0x81] = on_frame;
 	for (u64 n = 0; n < 16; n++) {
 		u64 rsp;
-		asm volatile("movq %%rsp, %%rbx; subq %1, %%rsp; movq %%rsp, %0; int $0x81; movq %%rbx, %%rsp" : "=&r"(rsp) : "r"(n) : "rbx", "memory");
-		ok &= frame_rsp == rsp && ((frame_at + 40) & 15) == 0 && frame_at + 40 <= rsp && frame_at + 40 > rsp - 16;
+		asm volatile("movq %%rsp, %%rbx; subq %1, %%rsp; movq %%rsp, %0; int $0x81; movq %%rbx, %%rsp"
+			     : "=&r"(rsp) : "r"(n) : "rbx", "memory");
+		ok &= frame_rsp == rsp && ((frame_at + 40) & 15) == 0 && frame_at + 40 <= rsp &&
+			frame_at + 40 > rsp - 16;
 	}
 	check(ok, "a frame without a change of stacks is aligned to 16 bytes, too");
 }

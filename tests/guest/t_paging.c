@@ -1,6 +1,6 @@
 /*
- * Paging of long mode: rights at every level, accessed and dirty bits, WP, NX, SMEP, SMAP, large pages, global pages, PCID,
- * INVLPG and INVPCID, accesses over two pages (SDM vol. 3A, chapter 4). 32-bit and PAE paging: t_paging32.c.
+ * Paging of long mode: rights at every level, accessed and dirty bits, WP, NX, SMEP, SMAP, large pages, global pages,
+ * PCID, INVLPG and INVPCID, accesses over two pages (SDM vol. 3A, chapter 4). 32-bit and PAE paging: t_paging32.c.
  */
 #include "guest.h"
 
@@ -74,7 +74,7 @@ static void test_accessed_dirty(void)
 	check_eq(entry(&test_pt[1]) & PG_D, PG_D, "a CMPXCHG that does not match sets D");
 }
 
-/* --- Rights ---------------------------------------------------------------------------------------------------------- */
+/* --- Rights ------------------------------------------------------------------------------------------------------- */
 
 static void test_rights(void)
 {
@@ -175,7 +175,7 @@ static void test_smep_smap(void)
 	write_cr3(read_cr3());
 }
 
-/* --- Large pages ------------------------------------------------------------------------------------------------------ */
+/* --- Large pages -------------------------------------------------------------------------------------------------- */
 
 static void test_large(void)
 {
@@ -223,7 +223,7 @@ static void test_large(void)
 	write_cr3(read_cr3());
 }
 
-/* --- What stays in the TLB and what must not --------------------------------------------------------------------------- */
+/* --- What stays in the TLB and what must not ---------------------------------------------------------------------- */
 
 static void test_invalidation(void)
 {
@@ -326,14 +326,15 @@ static void test_invalidation(void)
 	expect(13, 0, "PCID: PG cannot be cleared");
 	write_cr3((u64)boot_pml4);
 	write_cr4(read_cr4() & ~(1ul << 17));
-	EXPECT("movq %%cr3, %%rax; orl $1, %%eax; movq %%rax, %%cr3; movq %%cr4, %%rax; btsq $17, %%rax; movq %%rax, %%cr4");
+	EXPECT("movq %%cr3, %%rax; orl $1, %%eax; movq %%rax, %%cr3; movq %%cr4, %%rax; btsq $17, %%rax; "
+	       "movq %%rax, %%cr4");
 	expect(13, 0, "CR4.PCIDE with a PCID in CR3 raises #GP");
 	EXPECT("movq %%cr3, %%rax; btsq $63, %%rax; movq %%rax, %%cr3");
 	expect(13, 0, "bit 63 of CR3 without PCIDE raises #GP");
 	write_cr3((u64)boot_pml4);
 }
 
-/* --- Over two pages ------------------------------------------------------------------------------------------------------ */
+/* --- Over two pages ----------------------------------------------------------------------------------------------- */
 
 static void test_crossing(void)
 {

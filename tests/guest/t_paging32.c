@@ -40,7 +40,7 @@ static void paging(bool on)
 	write_cr0(on ? cr0 | 0x80010000 : cr0);
 }
 
-/* --- 32-bit -------------------------------------------------------------------------------------------------------- */
+/* --- 32-bit ------------------------------------------------------------------------------------------------------- */
 
 static void test_32(void)
 {
@@ -110,14 +110,15 @@ static void test_32(void)
 	pt[6] = (FRAME + 0x6000) | RW;
 	write32(VA + 0x6000, 0xa1); /* movl FRAME, %eax */
 	*(volatile u32 *)(VA + 0x6001) = FRAME;
-	EXPECT("pushl $0x33; pushl $0x41000000 - 16; pushl $2; pushl $0x2b; pushl %0; movw $0x33, %%ax; movw %%ax, %%ds; iretl",
+	EXPECT("pushl $0x33; pushl $0x41000000 - 16; pushl $2; pushl $0x2b; pushl %0; movw $0x33, %%ax; "
+	       "movw %%ax, %%ds; iretl",
 	       "S"(VA + 0x6000));
 	expect(14, 5, "level 3 and a supervisor page");
 	check_eq(trap_last.cr2, FRAME, "... CR2");
 	paging(false);
 }
 
-/* --- PAE ----------------------------------------------------------------------------------------------------------------- */
+/* --- PAE ---------------------------------------------------------------------------------------------------------- */
 
 static void test_pae(void)
 {
@@ -172,9 +173,12 @@ static void test_pae(void)
 	wrmsr(0xc0000080, rdmsr(0xc0000080) & ~(1ull << 11));
 }
 
-/* --- Long mode, 4 and 5 levels, from here and back --------------------------------------------------------------------------- */
+/* --- Long mode, 4 and 5 levels, from here and back ---------------------------------------------------------------- */
 
-/* Switches to long mode with the tables in CR3, reads the quadword at linear address *EDI in 64-bit code, and comes back. */
+/*
+ * Switches to long mode with the tables in CR3, reads the quadword at linear address *EDI in 64-bit code, and comes
+ * back.
+ */
 asm(".text\n"
     "long_read: pushl %ebx; pushl %esi; movl $0xc0000080, %ecx; rdmsr; orl $0x100, %eax; wrmsr\n"
     "movl %cr0, %eax; orl $0x80000000, %eax; movl %eax, %cr0; ljmp $0x40, $1f\n"

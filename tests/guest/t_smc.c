@@ -1,7 +1,7 @@
 /*
  * Self-modifying code: seen at once by the processor that writes it (SDM vol. 3A, 9.1.3), whatever writes it and by
- * whatever linear address. Legacy rule of this ISA: a store to the same linear address needs no more than the next branch;
- * by another linear address it needs a serializing instruction.
+ * whatever linear address. Legacy rule of this ISA: a store to the same linear address needs no more than the next
+ * branch; by another linear address it needs a serializing instruction.
  */
 #include "guest.h"
 
@@ -33,7 +33,7 @@ static void emit_mov(u64 at, u32 v)
 	p[5] = 0xc3;
 }
 
-/* --- The code changes itself ---------------------------------------------------------------------------------------- */
+/* --- The code changes itself -------------------------------------------------------------------------------------- */
 
 /* The immediate of an instruction further on in the same straight line, and one that is already behind. */
 asm(".text\n.balign 64\n"
@@ -43,7 +43,8 @@ asm(".text\n.balign 64\n"
     "self_op: xorl %eax, %eax; movb $0xc8, self_op_target+1(%rip); nop; addl $10, %eax\n"
     "self_op_target: incl %eax; movb $0xc0, self_op_target+1(%rip); ret\n"
     /* A loop that patches its own body in each round: EAX = 0 + 1 + ... + 9 */
-    "self_loop: xorl %eax, %eax; xorl %ecx, %ecx; 1: movl %ecx, 2f+1(%rip)\n2: movl $0x55555555, %edx; addl %edx, %eax\n"
+    "self_loop: xorl %eax, %eax; xorl %ecx, %ecx; 1: movl %ecx, 2f+1(%rip)\n2: movl $0x55555555, %edx; "
+    "addl %edx, %eax\n"
     "incl %ecx; cmpl $10, %ecx; jb 1b; ret\n"
     /* REP MOVSB and STOSB over what follows */
     "self_movs: leaq self_new(%rip), %rsi; leaq self_movs_target(%rip), %rdi; movl $5, %ecx; rep movsb\n"
@@ -52,18 +53,21 @@ asm(".text\n.balign 64\n"
     "self_stos: leaq self_stos_target(%rip), %rdi; movb $0x90, %al; movl $5, %ecx; rep stosb; movl $7, %eax\n"
     "self_stos_target: movl $0x11111111, %eax; ret\n"
     "self_lock: lock addl $4, self_lock_target+1(%rip)\nself_lock_target: movl $0x11111111, %eax; ret\n"
-    "self_xchg: movl $0x44444444, %ecx; xchgl %ecx, self_xchg_target+1(%rip)\nself_xchg_target: movl $0x11111111, %eax; ret\n"
+    "self_xchg: movl $0x44444444, %ecx; xchgl %ecx, self_xchg_target+1(%rip)\n"
+    "self_xchg_target: movl $0x11111111, %eax; ret\n"
     "self_xmm: movups self_xmm_data(%rip), %xmm0; movups %xmm0, self_xmm_target(%rip)\n"
     "self_xmm_target: movl $0x11111111, %eax; ret; .fill 10, 1, 0x90\n"
     "self_xmm_data: movl $0x66666666, %eax; ret; .fill 10, 1, 0x90\n"
     /* A push whose stack is the code, and a call */
     "self_push: movq %rsp, %rdx; leaq self_push_target+8(%rip), %rsp; movabsq $0x9090909088888888, %rcx\n"
-    "shlq $8, %rcx; movb $0xb8, %cl; pushq %rcx\nself_push_target: movl $0x11111111, %eax; nop; nop; nop; movq %rdx, %rsp; ret\n"
+    "shlq $8, %rcx; movb $0xb8, %cl; pushq %rcx\nself_push_target: movl $0x11111111, %eax; nop; nop; nop; "
+    "movq %rdx, %rsp; ret\n"
     /* The last byte of the instruction that writes it: it is written too late for itself. */
     "self_itself: movl $1, %eax; movb $0x90, self_itself_end(%rip)\nself_itself_end: ret; movl $2, %eax; ret\n"
     "self_cond: movb $0xeb, 1f(%rip); xorl %eax, %eax; incl %eax\n1: jz 2f; movl $5, %eax; movb $0x74, 1b(%rip); ret\n"
     "2: movl $6, %eax; movb $0x74, 1b(%rip); ret\n");
-extern u8 self_next[], self_op[], self_loop[], self_movs[], self_stos[], self_lock[], self_xchg[], self_xmm[], self_push[],
+extern u8 self_next[], self_op[], self_loop[], self_movs[], self_stos[], self_lock[], self_xchg[], self_xmm[],
+	self_push[],
 	self_itself[], self_cond[];
 
 static void test_self(void)
@@ -92,7 +96,7 @@ static void test_self(void)
 	check(ok, "a conditional jump that becomes an unconditional one");
 }
 
-/* --- Code in pages ------------------------------------------------------------------------------------------------------ */
+/* --- Code in pages ------------------------------------------------------------------------------------------------ */
 
 static void test_pages(void)
 {
@@ -135,7 +139,8 @@ static void test_pages(void)
 	check_eq(call_code(PAGE(4) - 3), 0x77010101, "... whose second page is remapped");
 	test_map(4, 0);
 	EXPECT("call *%0", "b"(PAGE(4) - 3));
-	check(trap_last.vector == 14 && trap_last.error == 0x10 && trap_last.cr2 == PAGE(4) && trap_last.rip == PAGE(4) - 3,
+	check(trap_last.vector == 14 && trap_last.error == 0x10 && trap_last.cr2 == PAGE(4) &&
+	      trap_last.rip == PAGE(4) - 3,
 	      "... or absent: #PF of a fetch there, RIP at the instruction");
 	test_map(4, PHYS(8) | RW | PG_NX);
 	EXPECT("call *%0", "b"(PAGE(4) - 3));
@@ -145,7 +150,8 @@ static void test_pages(void)
 	for (int n = 0; n < 8; n++)
 		*(volatile u16 *)(PAGE(4) - 16 + 2 * n) = 0xc3ff; /* incl %ebx */
 	EXPECT("xorl %%ebx, %%ebx; call *%0", "r"(PAGE(4) - 16), "b"(0));
-	check(trap_last.vector == 14 && trap_last.rip == PAGE(4) && trap_last.frame.rbx == 8, "code that runs into an absent page");
+	check(trap_last.vector == 14 && trap_last.rip == PAGE(4) && trap_last.frame.rbx == 8,
+	      "code that runs into an absent page");
 
 	/* The same linear address, other frames. */
 	for (u32 n = 0; n < 100; n++) {
@@ -176,11 +182,12 @@ static void test_pages(void)
 	check(ok, "500 routines replaced by REP MOVSB");
 }
 
-/* --- The same bytes in other modes ---------------------------------------------------------------------------------------- */
+/* --- The same bytes in other modes -------------------------------------------------------------------------------- */
 
 /* Calls 32-bit code, which ends by a far jump through compat_back. */
 asm(".text\n"
-    "run_compat: movl $0x10, %eax; movl %eax, %ds; movq %rsp, %r8; subq $8, %rsp; movl %edi, (%rsp); movl $0x18, 4(%rsp)\n"
+    "run_compat: movl $0x10, %eax; movl %eax, %ds; movq %rsp, %r8; subq $8, %rsp; movl %edi, (%rsp); "
+    "movl $0x18, 4(%rsp)\n"
     "leaq 1f(%rip), %rax; movl %eax, compat_back; ljmp *(%rsp)\n1: movq %r8, %rsp; ret\n"
     ".data\ncompat_back: .long 0\n.word 8\n.text\n");
 

@@ -72,10 +72,12 @@ static void do_atomics(int cpu)
 			u32 one = 1, old = *p;
 			asm volatile("lock xaddl %0, %1" : "+r"(one), "+m"(*p) : : "memory", "cc");
 			asm volatile("lock incl %0" : "+m"(*p) : : "memory", "cc");
-			asm volatile("1: leal 1(%%rax), %%ecx; lock cmpxchgl %%ecx, %1; jnz 1b" : "+a"(old), "+m"(*p) : : "ecx", "memory", "cc");
+			asm volatile("1: leal 1(%%rax), %%ecx; lock cmpxchgl %%ecx, %1; jnz 1b" : "+a"(old), "+m"(*p)
+				     : : "ecx", "memory", "cc");
 		}
 		u64 a = pair.low, d = pair.high;
-		asm volatile("1: movq %%rax, %%rbx; movq %%rdx, %%rcx; addq $1, %%rbx; adcq $3, %%rcx; lock cmpxchg16b %2; jnz 1b"
+		asm volatile("1: movq %%rax, %%rbx; movq %%rdx, %%rcx; addq $1, %%rbx; adcq $3, %%rcx; "
+			     "lock cmpxchg16b %2; jnz 1b"
 			     : "+a"(a), "+d"(d), "+m"(pair) : : "rbx", "rcx", "memory", "cc");
 		u32 locked;
 		do {
@@ -87,7 +89,8 @@ static void do_atomics(int cpu)
 		spinlock = 0;
 		/* A bit that nobody had: each of 256 is taken once a round. */
 		bool had;
-		asm volatile("lock btsq %2, %1; setc %0" : "=q"(had), "+m"(bits) : "r"((u64)(n * 4 + (u32)cpu) & 255) : "memory", "cc");
+		asm volatile("lock btsq %2, %1; setc %0" : "=q"(had), "+m"(bits) : "r"((u64)(n * 4 + (u32)cpu) & 255)
+			     : "memory", "cc");
 		if (!had)
 			add(&bits_taken, 1);
 		asm volatile("lock btrq %1, %0" : "+m"(bits) : "r"((u64)(n * 4 + (u32)cpu) & 255) : "memory", "cc");
@@ -109,7 +112,7 @@ static void test_atomics(void)
 	check_eq(bits_taken, 4 * ROUNDS, "LOCK BTS and BTR");
 }
 
-/* --- IPIs ----------------------------------------------------------------------------------------------------------- */
+/* --- IPIs --------------------------------------------------------------------------------------------------------- */
 
 static volatile u32 pings[4], apic_ids[4];
 
@@ -156,10 +159,12 @@ static void test_ping(void)
 	for (u32 n = 0; n < NR_PINGS; n++) {
 		send_ipi(apic_ids[1], 0x51);
 		while (pings[0] <= n)
-			asm volatile("cli; cmpl %1, %0; ja 1f; sti; hlt; 1: sti" : : "m"(pings[0]), "r"(n) : "memory", "cc");
+			asm volatile("cli; cmpl %1, %0; ja 1f; sti; hlt; 1: sti" : : "m"(pings[0]), "r"(n) : "memory",
+				     "cc");
 	}
 	job_wait();
-	check(pings[0] == NR_PINGS && pings[1] == NR_PINGS && pings[2] == NR_PINGS && pings[3] == NR_PINGS, "IPIs in a ring, HLT between");
+	check(pings[0] == NR_PINGS && pings[1] == NR_PINGS && pings[2] == NR_PINGS && pings[3] == NR_PINGS,
+	      "IPIs in a ring, HLT between");
 	for (int n = 0; n < 4; n++)
 		pings[n] = 0;
 	apic_write(0x300, 0xc0051); /* all but self */
@@ -172,7 +177,7 @@ static void test_ping(void)
 	check_eq(pings[0], 1, "all including self");
 }
 
-/* --- TLB shootdown ------------------------------------------------------------------------------------------------------ */
+/* --- TLB shootdown ------------------------------------------------------------------------------------------------ */
 
 static volatile u32 shot, shooting, bad_reads, reader_rounds;
 
@@ -183,7 +188,10 @@ static void on_shootdown(struct frame *f)
 	apic_write(0xb0, 0);
 }
 
-/* Once the flush is acknowledged nobody may see the old page: the reader compares with what was true before and after. */
+/*
+ * Once the flush is acknowledged nobody may see the old page: the reader compares with what was true before and
+ * after.
+ */
 static void do_shootdown(int cpu)
 {
 	while (shooting) {
@@ -221,7 +229,7 @@ static void test_shootdown(void)
 	check_eq(bad_reads, 0, "TLB shootdown: no stale page after the acknowledgement");
 }
 
-/* --- Cross-modifying code -------------------------------------------------------------------------------------------------- */
+/* --- Cross-modifying code ----------------------------------------------------------------------------------------- */
 
 /* movl $imm32, %eax; ret: the immediate is aligned and written whole. Readers serialize with CPUID. */
 static u8 patched[16] __attribute__((aligned(16)));
@@ -267,7 +275,7 @@ static void test_cross_modify(void)
 	check_eq(bad_code, 0, "code that another CPU patches is seen after serialization");
 }
 
-/* --- Memory order -------------------------------------------------------------------------------------------------------------- */
+/* --- Memory order ------------------------------------------------------------------------------------------------- */
 
 static volatile u32 sb_x __attribute__((aligned(64))), sb_y __attribute__((aligned(64)));
 static volatile u32 sb_r[2] __attribute__((aligned(64)));
@@ -282,9 +290,11 @@ static void do_store_buffer(int cpu)
 		volatile u32 *mine = cpu ? &sb_y : &sb_x, *other = cpu ? &sb_x : &sb_y;
 		u32 v, one = 1;
 		if (n & 1)
-			asm volatile("movl $1, %1; mfence; movl %2, %0" : "=&r"(v), "+m"(*mine) : "m"(*other) : "memory");
+			asm volatile("movl $1, %1; mfence; movl %2, %0" : "=&r"(v), "+m"(*mine) : "m"(*other)
+				     : "memory");
 		else
-			asm volatile("xchgl %3, %1; movl %2, %0" : "=&r"(v), "+m"(*mine), "+m"(*other), "+r"(one) : : "memory");
+			asm volatile("xchgl %3, %1; movl %2, %0" : "=&r"(v), "+m"(*mine), "+m"(*other), "+r"(one) :
+				     : "memory");
 		sb_r[cpu] = v;
 		barrier();
 		if (cpu == 0 && !sb_r[0] && !sb_r[1])
@@ -326,7 +336,7 @@ static void test_order(void)
 	check_eq(mp_bad, 0, "message passing: stores are seen in order");
 }
 
-/* --- NMI to a halted processor, INIT again ------------------------------------------------------------------------------------ */
+/* --- NMI to a halted processor, INIT again ------------------------------------------------------------------------ */
 
 static volatile u32 nmis;
 

@@ -44,7 +44,8 @@ static void set_up(void *eip)
 	gdt[TSS_SELECTOR / 8] = descriptor((u32)&tss, sizeof(tss) - 1, 0x89, 0);
 	asm volatile("ltr %w0" : : "r"(TSS_SELECTOR));
 	second = (struct tss32){.eip = (u32)eip, .eflags = 2, .eax = 0xa1, .ecx = 0xc1, .edx = 0xd1, .ebx = 0xb1,
-				.esp = (u32)(second_stack + sizeof(second_stack)), .ebp = 0xb2, .esi = 0x51, .edi = 0xd2,
+				.esp = (u32)(second_stack + sizeof(second_stack)), .ebp = 0xb2, .esi = 0x51,
+					.edi = 0xd2,
 				.es = DATA32, .cs = CODE32, .ss = DATA32, .ds = DATA32, .fs = DATA32, .gs = 0,
 				.iomap = sizeof(second), .cr3 = 0};
 	GDT(0) = descriptor((u32)&second, sizeof(second) - 1, 0x89, 0);
@@ -55,12 +56,14 @@ static void set_up(void *eip)
 /* --- Code of the second task --------------------------------------------------------------------------------- */
 
 asm(".text\n"
-    "back_by_iret: movl %eax, saw; movl %edi, saw+4; pushfl; popl saw+8; str saw+12; movl %cr0, %eax; movl %eax, saw+16\n"
+    "back_by_iret: movl %eax, saw; movl %edi, saw+4; pushfl; popl saw+8; str saw+12; movl %cr0, %eax; "
+    "movl %eax, saw+16\n"
     "movl %fs, %eax; movl %eax, saw+20; movl %esp, saw+24\n"
     "iret\nmovl $2, saw+28; iret\n"
     "back_by_jmp: ljmp $0x38, $0\n"
     "by_int: int $0x80\n"
-    "error_task: popl %eax; movl %eax, saw; orb $0x80, gdt + 8 * (8 + 4) + 5; str saw+12; movl %esp, saw+24; iret\n jmp error_task\n"
+    "error_task: popl %eax; movl %eax, saw; orb $0x80, gdt + 8 * (8 + 4) + 5; str saw+12; movl %esp, saw+24; iret\n"
+    " jmp error_task\n"
     ".code16\n"
     "task16_code: movl $saw16, %esi; movw %ax, (%esi); movw %di, 2(%esi); iretw\n"
     ".code32\n");
@@ -68,24 +71,28 @@ extern u8 back_by_iret[], back_by_jmp[], by_int[], error_task[], task16_code[];
 static volatile u32 saw[8] __attribute__((used));
 static volatile u16 saw16[2] __attribute__((used));
 
-/* --- JMP, CALL, IRET ------------------------------------------------------------------------------------------------ */
+/* --- JMP, CALL, IRET ---------------------------------------------------------------------------------------------- */
 
 static void test_call(void)
 {
 	u32 ebx = 0x1357, esi = 0x2468, flags;
 
 	set_up(back_by_iret);
-	asm volatile("stc; lcall %3, $0; pushfl; popl %2" : "+b"(ebx), "+S"(esi), "=r"(flags) : "i"(TASK) : "memory", "cc");
+	asm volatile("stc; lcall %3, $0; pushfl; popl %2" : "+b"(ebx), "+S"(esi), "=r"(flags) : "i"(TASK) : "memory",
+		     "cc");
 	check(saw[0] == 0xa1 && saw[1] == 0xd2, "CALL to a TSS: registers come from it");
 	check_eq(saw[2] & 0x4002, 0x4002, "... NT is set");
 	check_eq(saw[3] & 0xffff, TASK, "... TR is its selector");
 	check_eq(saw[4] & 8, 8, "... CR0.TS is set");
 	check_eq(saw[5], DATA32, "... segments are loaded");
-	check(ebx == 0x1357 && esi == 0x2468 && (flags & 1) && !(flags & 0x4000), "IRET with NT comes back behind the CALL");
+	check(ebx == 0x1357 && esi == 0x2468 && (flags & 1) && !(flags & 0x4000),
+	      "IRET with NT comes back behind the CALL");
 	check_eq(second.link, TSS_SELECTOR, "the back link names the caller");
 	check_eq(task_register(), TSS_SELECTOR, "TR is the first task's again");
-	check(type_of(TSS_SELECTOR) == (9 | BUSY) && type_of(TASK) == 9, "busy bits: the first's set, the second's clear");
-	check(*(u8 *)(second.eip - 1) == 0xcf && !(second.eflags & 0x4000), "IRET saves the second task behind it, with NT clear");
+	check(type_of(TSS_SELECTOR) == (9 | BUSY) && type_of(TASK) == 9,
+	      "busy bits: the first's set, the second's clear");
+	check(*(u8 *)(second.eip - 1) == 0xcf && !(second.eflags & 0x4000),
+	      "IRET saves the second task behind it, with NT clear");
 	saw[7] = 0;
 	asm volatile("lcall %0, $0" : : "i"(TASK) : "memory", "cc", "eax");
 	check_eq(saw[7], 2, "the second CALL goes on behind the IRET");
@@ -98,7 +105,8 @@ static void test_call(void)
 	set_up(back_by_jmp);
 	u32 nt;
 	asm volatile("ljmp %1, $0; pushfl; popl %0" : "=r"(nt) : "i"(TASK) : "memory", "cc");
-	check(type_of(TSS_SELECTOR) == (9 | BUSY) && type_of(TASK) == 9 && !(nt & 0x4000), "JMP there and back: no NT, busy bits move");
+	check(type_of(TSS_SELECTOR) == (9 | BUSY) && type_of(TASK) == 9 && !(nt & 0x4000),
+	      "JMP there and back: no NT, busy bits move");
 	check_eq(tss.cs, CODE32, "the old task's state is in its TSS");
 }
 
@@ -130,7 +138,7 @@ static void test_call_busy(void)
 	expect(10, 0, "IRET with NT to null raises #TS(0)");
 }
 
-/* --- Task gates in the IDT --------------------------------------------------------------------------------------------- */
+/* --- Task gates in the IDT ---------------------------------------------------------------------------------------- */
 
 /* The task returns by IRET to the instruction that faulted, which by then has a descriptor to load. */
 static void test_idt_gate(void)
@@ -164,7 +172,7 @@ static void test_idt_gate(void)
 	idt_set(0x85, trap_stubs + 16 * 0x85, 14, 0);
 }
 
-/* --- Faults of a switch -------------------------------------------------------------------------------------------------- */
+/* --- Faults of a switch ------------------------------------------------------------------------------------------- */
 
 static void fault_of(const char *name, u32 vector, u32 error, bool in_new)
 {
@@ -242,13 +250,15 @@ static void test_trap_bit(void)
 static void test_tss16(void)
 {
 	set_up(by_int);
-	task16 = (struct tss16){.ip = 0, .flags = 2, .ax = 0x1a1a, .di = 0x1d1d, .sp = 0x6f00, .es = DATA32, .cs = FREE(5),
+	task16 = (struct tss16){.ip = 0, .flags = 2, .ax = 0x1a1a, .di = 0x1d1d, .sp = 0x6f00, .es = DATA32,
+				.cs = FREE(5),
 				.ss = DATA32, .ds = DATA32};
 	GDT(5) = descriptor((u32)task16_code, 0xffff, 0x9a, 0);
 	GDT(2) = descriptor((u32)&task16, sizeof(task16) - 1, 0x81, 0);
 	asm volatile("lcall %0, $0" : : "i"(TASK16) : "memory", "cc", "eax", "edi");
 	check(saw16[0] == 0x1a1a && saw16[1] == 0x1d1d, "CALL to a 16-bit TSS");
-	check(task16.link == TSS_SELECTOR && type_of(TASK16) == 1 && task_register() == TSS_SELECTOR, "... and IRET from it");
+	check(task16.link == TSS_SELECTOR && type_of(TASK16) == 1 && task_register() == TSS_SELECTOR,
+	      "... and IRET from it");
 	asm volatile("clts");
 }
 

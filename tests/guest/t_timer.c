@@ -1,4 +1,7 @@
-/* Timers: LAPIC one-shot, periodic and TSC deadline, 8254 by IOAPIC and 8259, HLT with all of them (SDM vol. 3A, 11.5.4). */
+/*
+ * Timers: LAPIC one-shot, periodic and TSC deadline, 8254 by IOAPIC and 8259, HLT with all of them (SDM vol. 3A,
+ * 11.5.4).
+ */
 #include "guest.h"
 
 #define LVT_TIMER 0x320
@@ -120,7 +123,8 @@ static void test_one_shot(void)
 	apic_write(TIMER_INIT, 5000000 / 16);
 	while (!count)
 		asm volatile("sti; hlt; cli");
-	check(arrived - t >= tsc_hz / 1000 * 5 * 99 / 100 && arrived - t < tsc_hz / 1000 * 50, "one-shot: divided by 16");
+	check(arrived - t >= tsc_hz / 1000 * 5 * 99 / 100 && arrived - t < tsc_hz / 1000 * 50,
+	      "one-shot: divided by 16");
 	apic_write(TIMER_DIVIDE, 0xb);
 	count = 0;
 	apic_write(TIMER_INIT, 3000000);
