@@ -88,13 +88,14 @@ static struct moment moment_now(void)
 {
 	struct moment m;
 	u64 end;
+	unsigned tries = 0;
 
 	do {
 		m.tsc = rdtsc();
 		m.lapic = apic_read(TIMER_NOW);
 		m.pit = pit_read();
 		end = rdtsc();
-	} while (end - m.tsc > 100000);
+	} while (end - m.tsc > 100000 && ++tries < 1000);
 	return m;
 }
 
