@@ -8,7 +8,8 @@ B       ?= build
 SAN     ?=
 OPT     ?= -O2
 JOBS    ?= $(shell nproc)
-WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter -Wno-missing-field-initializers -Wvla
+WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter \
+	-Wno-missing-field-initializers -Wvla
 CFLAGS  ?= $(OPT) -g
 ALL_CFLAGS := -std=gnu17 -D_GNU_SOURCE= $(CFLAGS) $(WARN) $(SAN) -fPIC -fno-strict-aliasing -pthread -Isrc -Iinclude \
 	-MMD -MP
@@ -131,5 +132,6 @@ clean:
 	rm -rf $B
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
-.PHONY: all list-tests list-asan list-tsan list-fuzzers unit-tests guest-tests tests fuzzers asan-build tsan-build fuzz-build check test boot bench install clean
+.PHONY: all list-tests list-asan list-tsan list-fuzzers unit-tests guest-tests tests fuzzers \
+	asan-build tsan-build fuzz-build check test boot bench install clean
 .SECONDARY:

@@ -141,8 +141,8 @@ bool session_expect(struct session *s, const char *what, double seconds)
 		if (!gather(s, deadline))
 			break;
 	}
-	fprintf(stderr, "# '%s' did not come within %.0f s; the end of what came:\n%s\n# standard error:\n%s\n", what, seconds,
-		s->text + (s->len > 1500 ? s->len - 1500 : 0), s->errors);
+	fprintf(stderr, "# '%s' did not come within %.0f s; the end of what came:\n%s\n# standard error:\n%s\n", what,
+		seconds, s->text + (s->len > 1500 ? s->len - 1500 : 0), s->errors);
 	return false;
 }
 
@@ -252,7 +252,8 @@ int write_kernel(const void *code, size_t len, char path[64])
 	};
 	Elf64_Phdr p = { PT_LOAD, PF_R | PF_W | PF_X, CODE_OFFSET, KERNEL_ADDR, KERNEL_ADDR, len, 0x10000, 0x1000 };
 
-	must(fd >= 0 && pwrite(fd, &e, sizeof(e), 0) == sizeof(e) && pwrite(fd, &p, sizeof(p), sizeof(e)) == sizeof(p) &&
+	must(fd >= 0 && pwrite(fd, &e, sizeof(e), 0) == sizeof(e) &&
+		     pwrite(fd, &p, sizeof(p), sizeof(e)) == sizeof(p) &&
 		     pwrite(fd, code, len, CODE_OFFSET) == (ssize_t)len,
 	     "memfd");
 	/* Not close-on-exec, and by our id: the program opens it from its own process. */

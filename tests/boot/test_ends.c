@@ -18,7 +18,9 @@
 #define SECONDS 20
 
 /* Bytes to COM1 wait for the transmitter, as a driver would. @1: the character. */
-#define PUTC "mov $0x3fd, %edx\n1: in (%dx), %al\ntest $0x20, %al\njz 1b\nmov $0x3f8, %edx\nmov %cl, %al\nout %al, (%dx)\n"
+#define PUTC                                                                                                           \
+	"mov $0x3fd, %edx\n1: in (%dx), %al\ntest $0x20, %al\njz 1b\n"                                                \
+	"mov $0x3f8, %edx\nmov %cl, %al\nout %al, (%dx)\n"
 
 ASM_GUEST(guest_exit_42, "mov $42, %al\nout %al, $0xf4\n1: hlt\njmp 1b");
 ASM_GUEST(guest_exit_0, "xor %eax, %eax\nout %al, $0xf4\n1: hlt\njmp 1b");
@@ -30,7 +32,8 @@ ASM_GUEST(guest_reset_cf9, "mov $0xcf9, %edx\nmov $6, %al\nout %al, (%dx)\n1: hl
 ASM_GUEST(guest_poweroff, "mov $0x604, %edx\nmov $0x3400, %eax\nout %ax, (%dx)\n1: hlt\njmp 1b");
 ASM_GUEST(guest_chatter, "mov $'x', %cl\n2:\n" PUTC "jmp 2b");
 /* Opens the port (DTR and RTS) and sends back what comes, up to a 'q'. */
-ASM_GUEST(guest_echo, "mov $0x3fc, %edx\nmov $3, %al\nout %al, (%dx)\n2: mov $0x3fd, %edx\n1: in (%dx), %al\ntest $1, %al\njz 1b\nmov $0x3f8, %edx\nin (%dx), %al\n"
+ASM_GUEST(guest_echo, "mov $0x3fc, %edx\nmov $3, %al\nout %al, (%dx)\n"
+		      "2: mov $0x3fd, %edx\n1: in (%dx), %al\ntest $1, %al\njz 1b\nmov $0x3f8, %edx\nin (%dx), %al\n"
 		      "mov %al, %cl\n" PUTC "cmp $'q', %cl\njne 2b\nmov $7, %al\nout %al, $0xf4\n3: jmp 3b");
 /* 100,000 characters from '0' to 'o', then the exit. */
 ASM_GUEST(guest_pages, "mov $100000, %ebx\n2: mov %bl, %cl\nand $0x3f, %cl\nadd $'0', %cl\n" PUTC
@@ -53,8 +56,9 @@ static void start_with(enum session_io io, const char *out_path, const char *cod
 	char path[64];
 
 	kernel_fd = write_kernel(code, (size_t)(end - code), path);
-	session_start(&s, io, out_path, (const char *const[]){ "run", "--accel", "soft", "--kernel", path, "--mem", "64M",
-								option, NULL });
+	const char *const argv[] = { "run", "--accel", "soft", "--kernel", path, "--mem", "64M", option, NULL };
+
+	session_start(&s, io, out_path, argv);
 }
 
 #define START(name) start_with(SESSION_PIPES, NULL, name, name##_end, NULL)

@@ -148,7 +148,8 @@ static void two_cpus(void **state)
 	assert_true(interrupts(s, "LOC", 1) > 0);
 	assert_int_equal(ask_number(s, "taskset 2 sh -c \"taskset -p \\$\\$\" | sed 's/.*: //'"), 2);
 	/* Two busy loops at once. */
-	assert_int_equal(ask_number(s, "for i in 1 2; do (n=0; while [ $n -lt 500 ]; do n=$((n+1)); done; echo $n) & done "
+	assert_int_equal(ask_number(s, "for i in 1 2; do "
+				       "(n=0; while [ $n -lt 500 ]; do n=$((n+1)); done; echo $n) & done "
 				       "| awk \"{s+=\\$1}END{print s}\""), 1000);
 	check_clock(s);
 	poweroff(s);
@@ -159,7 +160,8 @@ static void panic_ends_the_run(void **state)
 {
 	struct session *s = *state;
 	const char *const argv[] = {
-		"run", "--accel", "soft", "--kernel", guest_file("vmlinuz"), "--append", "panic=-1", "--mem", "256M", NULL,
+		"run", "--accel", "soft", "--kernel", guest_file("vmlinuz"),
+		"--append", "panic=-1", "--mem", "256M", NULL,
 	};
 
 	session_start(s, SESSION_PIPES, NULL, argv);

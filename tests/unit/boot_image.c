@@ -44,8 +44,16 @@ struct bytes image_elf(struct elf_spec spec)
 	if (spec.pvh)
 		memcpy(segment + NOTE_AT, &note, sizeof(note));
 	if (spec.is_32bit) {
-		Elf32_Ehdr e = { .e_type = ET_EXEC, .e_machine = EM_386, .e_version = 1, .e_entry = IMAGE_ENTRY,
-				 .e_phoff = sizeof(e), .e_ehsize = sizeof(e), .e_phentsize = sizeof(Elf32_Phdr), .e_phnum = 2 };
+		Elf32_Ehdr e = {
+			.e_type = ET_EXEC,
+			.e_machine = EM_386,
+			.e_version = 1,
+			.e_entry = IMAGE_ENTRY,
+			.e_phoff = sizeof(e),
+			.e_ehsize = sizeof(e),
+			.e_phentsize = sizeof(Elf32_Phdr),
+			.e_phnum = 2,
+		};
 		Elf32_Phdr p[2] = {
 			{ PT_LOAD, SEGMENT_OFFSET, 0xc0000000, IMAGE_PADDR, IMAGE_FILESZ, IMAGE_MEMSZ, 7, 4096 },
 			{ PT_NOTE, SEGMENT_OFFSET + NOTE_AT, 0, 0, spec.pvh ? sizeof(note) : 0, 0, 4, 4 },
@@ -55,10 +63,18 @@ struct bytes image_elf(struct elf_spec spec)
 		memcpy(b.data, &e, sizeof(e));
 		memcpy(b.data + sizeof(e), p, sizeof(p));
 	} else {
-		Elf64_Ehdr e = { .e_type = ET_EXEC, .e_machine = EM_X86_64, .e_version = 1, .e_entry = IMAGE_ENTRY,
-				 .e_phoff = sizeof(e), .e_ehsize = sizeof(e), .e_phentsize = sizeof(Elf64_Phdr), .e_phnum = 2 };
+		Elf64_Ehdr e = {
+			.e_type = ET_EXEC,
+			.e_machine = EM_X86_64,
+			.e_version = 1,
+			.e_entry = IMAGE_ENTRY,
+			.e_phoff = sizeof(e),
+			.e_ehsize = sizeof(e),
+			.e_phentsize = sizeof(Elf64_Phdr),
+			.e_phnum = 2,
+		};
 		Elf64_Phdr p[2] = {
-			{ PT_LOAD, 7, SEGMENT_OFFSET, 0xffffffff81000000, IMAGE_PADDR, IMAGE_FILESZ, IMAGE_MEMSZ, 4096 },
+			{ PT_LOAD, 7, SEGMENT_OFFSET, 0xffffffff81000000, IMAGE_PADDR, IMAGE_FILESZ, IMAGE_MEMSZ, 0 },
 			{ PT_NOTE, 4, SEGMENT_OFFSET + NOTE_AT, 0, 0, spec.pvh ? sizeof(note) : 0, 0, 4 },
 		};
 

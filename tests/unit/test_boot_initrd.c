@@ -21,8 +21,11 @@ static char error[BOOT_ERROR_MAX];
 static size_t cpio_member(u8 *out, const char *name, const char *body)
 {
 	size_t name_len = strlen(name) + 1, len = strlen(body);
-	size_t n = (size_t)sprintf((char *)out, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", 1, 0x81a4, 0, 0, 1,
-				   0, (unsigned)len, 0, 0, 0, 0, (unsigned)name_len, 0);
+	const unsigned fields[13] = { 1, 0x81a4, 0, 0, 1, 0, (unsigned)len, 0, 0, 0, 0, (unsigned)name_len, 0 };
+	size_t n = (size_t)sprintf((char *)out, "070701");
+
+	for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
+		n += (size_t)sprintf((char *)out + n, "%08X", fields[i]);
 
 	memcpy(out + n, name, name_len);
 	n = ALIGN_UP(n + name_len, 4);
@@ -124,7 +127,8 @@ static struct boot_entry entry;
 static int load_with_initrd(struct guest_ram *ram, struct bytes kernel, const u8 *data, size_t len)
 {
 	char kernel_path[64], initrd_path[64];
-	int kernel_fd = image_file(kernel, kernel_path), initrd_fd = image_file((struct bytes){ (u8 *)data, len }, initrd_path);
+	int kernel_fd = image_file(kernel, kernel_path);
+	int initrd_fd = image_file((struct bytes){ (u8 *)data, len }, initrd_path);
 	struct boot_config config = { .kernel = kernel_path, .initrd = initrd_path, .nr_cpus = 1 };
 	int ret = boot_load(&config, ram, &entry, error);
 
@@ -194,7 +198,9 @@ static void pvh_module(void **state)
 	struct guest_ram ram;
 
 	ram_create(&ram, 64);
-	assert_int_equal(load_with_initrd(&ram, image_elf((struct elf_spec){ .pvh = true }), anything, sizeof(anything)), 0);
+	struct bytes elf = image_elf((struct elf_spec){ .pvh = true });
+
+	assert_int_equal(load_with_initrd(&ram, elf, anything, sizeof(anything)), 0);
 	const u64 *info = guest_ram_ptr(&ram, entry.regs.rbx, 56);
 
 	assert_int_equal(info[1] >> 32, 1); /* nr_modules */

@@ -118,7 +118,9 @@ static void linux64_entry(void **state)
 
 static void linux32_entry(void **state)
 {
-	assert_int_equal(load(image_elf((struct elf_spec){ .is_32bit = true, .banner = true }), (struct boot_config){ 0 }), 0);
+	struct bytes elf = image_elf((struct elf_spec){ .is_32bit = true, .banner = true });
+
+	assert_int_equal(load(elf, (struct boot_config){ 0 }), 0);
 	assert_image_loaded();
 	assert_int_equal(entry.protocol, BOOT_LINUX32);
 	assert_int_equal(entry.regs.rip, IMAGE_ENTRY);
@@ -253,13 +255,14 @@ static void bzimage_of_every_packing(void **state)
 static void command_line_length(void **state)
 {
 	char line[2049];
+	struct boot_config config = { .cmdline = line };
 
 	memset(line, 'a', sizeof(line));
 	line[2047] = 0;
-	assert_int_equal(load(image_elf((struct elf_spec){ .banner = true }), (struct boot_config){ .cmdline = line }), 0);
+	assert_int_equal(load(image_elf((struct elf_spec){ .banner = true }), config), 0);
 	line[2047] = 'a';
 	line[2048] = 0;
-	assert_int_equal(load(image_elf((struct elf_spec){ .banner = true }), (struct boot_config){ .cmdline = line }), -1);
+	assert_int_equal(load(image_elf((struct elf_spec){ .banner = true }), config), -1);
 	assert_non_null(strstr(error, "2048 characters"));
 }
 

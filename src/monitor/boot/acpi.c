@@ -327,7 +327,9 @@ static u64 put_madt(struct writer *w, const struct acpi_config *config)
 {
 	struct aml a = table_begin(w);
 	const struct madt madt = { sdt_header("APIC", 5), PLATFORM_LAPIC_BASE, MADT_PCAT_COMPAT };
-	const struct madt_ioapic ioapic = { MADT_IOAPIC, sizeof(ioapic), PLATFORM_IOAPIC_ID, 0, PLATFORM_IOAPIC_BASE, 0 };
+	const struct madt_ioapic ioapic = {
+		MADT_IOAPIC, sizeof(ioapic), PLATFORM_IOAPIC_ID, 0, PLATFORM_IOAPIC_BASE, 0,
+	};
 	/* The PIT is not wired to pin 0, and the SCI is a level interrupt unlike the ISA ones. */
 	const struct madt_override pit = { MADT_OVERRIDE, sizeof(pit), 0, 0, PLATFORM_PIT_GSI, INTI_CONFORMS };
 	const struct madt_override sci = {

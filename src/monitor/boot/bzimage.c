@@ -42,7 +42,8 @@ int bzimage_unpack(const struct file_image *file, const struct boot_config *conf
 	if (!read_setup_header(file, hdr))
 		return boot_fail(error, "kernel '%s' is truncated within its setup header", config->kernel);
 	if (hdr->version < PROTOCOL_PAYLOAD)
-		return boot_fail(error, "kernel '%s' has boot protocol %u.%02u; 2.08 (Linux 2.6.26) is the oldest supported",
+		return boot_fail(error,
+				 "kernel '%s' has boot protocol %u.%02u; 2.08 (Linux 2.6.26) is the oldest supported",
 				 config->kernel, hdr->version >> 8, hdr->version & 0xff);
 
 	u64 setup = ((hdr->setup_sects ? hdr->setup_sects : 4u) + 1) * SECTOR;

@@ -127,8 +127,10 @@ int elf_parse(const struct file_image *file, const char *path, struct elf_image 
 		if ((seg.type != PT_LOAD && seg.type != PT_NOTE) || seg.memsz + seg.filesz == 0)
 			continue;
 		if (!in_file(file, seg.offset, seg.filesz))
-			return boot_fail(error, "kernel '%s' is truncated: a segment ends at byte %llu, the file has %zu",
-					 path, (unsigned long long)(seg.offset + seg.filesz), file->size);
+			return boot_fail(error,
+					 "kernel '%s' is truncated: a segment ends at byte %llu, the file has %zu",
+					 path,
+					 (unsigned long long)(seg.offset + seg.filesz), file->size);
 		if (seg.type == PT_NOTE) {
 			read_notes(file, &seg, elf);
 			continue;

@@ -181,11 +181,12 @@ int initrd_check(const struct file_image *file, const char *path, char error[BOO
 			if (starts_with(&at, formats[i].magic, formats[i].len))
 				format = &formats[i];
 		}
+		if (!format && c.left == file->size)
+			return boot_fail(error,
+					 "initrd '%s' is neither a cpio archive, packed or not, nor a file system",
+					 path);
 		if (!format)
-			return c.left == file->size
-				       ? boot_fail(error, "initrd '%s' is neither a cpio archive, packed or not, nor a file system",
-						   path)
-				       : boot_fail(error, "initrd '%s' is damaged at byte %zu", path, file->size - c.left);
+			return boot_fail(error, "initrd '%s' is damaged at byte %zu", path, file->size - c.left);
 		switch (format->walk(&c)) {
 		case COMPLETE:
 			while (c.left && *c.at == 0) /* padding */
