@@ -259,6 +259,7 @@ struct cpu {
 #define SHADOW_STI 1
 #define SHADOW_MOV_SS 2
 	bool nmi_blocked;       /* from NMI delivery to IRET */
+	u32 pauses;             /* PAUSEs so far */
 	bool irq_window;        /* end the run as soon as an external interrupt could be taken */
 	bool nmi_window;
 	_Atomic u32 request;    /* [a] REQ_* */

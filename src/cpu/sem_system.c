@@ -371,10 +371,15 @@ static void hlt(struct cpu *c, const struct insn *i)
 	cpu_exit(c, EXIT_HLT);
 }
 
+/* A guest that spins is let go now and then: with more vCPUs than host CPUs, whom it waits for may need this one. */
+#define PAUSES_BEFORE_EXIT 128
+
 static void pause_(struct cpu *c, const struct insn *i)
 {
 	__builtin_ia32_pause();
 	done(c, i);
+	if (++c->pauses % PAUSES_BEFORE_EXIT == 0)
+		cpu_exit(c, EXIT_PAUSE);
 }
 
 /* Reads a byte, as far as faults go; nothing is armed, so MWAIT returns at once, as it may. */
