@@ -12,7 +12,10 @@
 /* Where the guest's arithmetic flags are. */
 enum flags_at { IN_SLOT, IN_HOST };
 
-#define NR_VEC 32
+/* Vector registers, and from FIRST_K on opmasks. */
+#define NR_VEC 40
+#define FIRST_K 32
+#define VEC_REGS_MAX 5 /* that one instruction names */
 
 /* A memory access whose fast path failed. */
 struct slow_path {
@@ -91,7 +94,7 @@ void tr_emit_c_path(struct tr *t, const struct insn *i, unsigned cc);
 /* --- tr_vector.c: vector registers ---------------------------------------------------------------------------- */
 
 bool tr_is_vector(const struct insn_row *r);
-bool tr_can_copy_vector(const struct insn *i);
+bool tr_can_copy_vector(const struct tr *t, const struct insn *i);
 /* The check that vector instructions may run, unless the block has made it. Flags must be in their slot. */
 bool tr_vec_guard_needed(const struct tr *t, const struct insn *i);
 void tr_emit_vec_guard(struct tr *t, const struct insn *i);

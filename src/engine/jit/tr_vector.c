@@ -10,8 +10,14 @@
 static void emit_vec_move(struct tr *t, unsigned v, unsigned bytes, bool store)
 {
 	struct emit *e = t->e;
-	const void *at = t->j->cpu->fpu.zmm[v];
+	const void *at = v >= FIRST_K ? (const void *)&t->j->cpu->fpu.k[v - FIRST_K] : t->j->cpu->fpu.zmm[v];
 
+	if (v >= FIRST_K) {
+		emit_bytes(e, "\xc4\xe1\xf8", 3); /* kmovq */
+		emit8(e, store ? 0x91 : 0x90);
+		emit_modrm_abs(e, v - FIRST_K, at);
+		return;
+	}
 	if (bytes == 64 || v >= 16) {
 		emit8(e, 0x62); /* vmovdqu64 */
 		emit8(e, (v & 8 ? 0 : 0x80) | 0x60 | (v & 16 ? 0 : 0x10) | 1);
@@ -48,7 +54,7 @@ static void vec_need(struct tr *t, unsigned v, unsigned bytes)
 }
 
 /* The vector registers that @i names, in the order of its operands. */
-static unsigned vec_regs(const struct insn *i, u8 reg[4])
+static unsigned vec_regs(const struct insn *i, u8 reg[VEC_REGS_MAX])
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	unsigned nr = 0;
@@ -63,7 +69,15 @@ static unsigned vec_regs(const struct insn *i, u8 reg[4])
 		case OK_U: reg[nr++] = i->rm; break;
 		case OK_H: reg[nr++] = i->vvvv; break;
 		case OK_L: reg[nr++] = (u8)(i->imm >> 4 & 15); break;
+		case OK_KG: reg[nr++] = FIRST_K + (i->reg & 7); break;
+		case OK_KE: case OK_KR:
+			if (!i->is_mem)
+				reg[nr++] = FIRST_K + (i->rm & 7);
+			break;
+		case OK_KB: reg[nr++] = FIRST_K + (i->vvvv & 7); break;
 		}
+	if (i->aaa)
+		reg[nr++] = FIRST_K + i->aaa;
 	return nr;
 }
 
@@ -72,21 +86,25 @@ bool tr_is_vector(const struct insn_row *r)
 	return (r->attr & (A_SSE | A_AVX | A_AVX512)) && !(r->attr & (A_X87 | A_MMX | A_VSIB));
 }
 
-/* What the C path has to look at stays there: masks, and thunks that are not plain. */
-bool tr_can_copy_vector(const struct insn *i)
+/* What the C path has to look at stays there: masked memory, and thunks that are not plain. */
+bool tr_can_copy_vector(const struct tr *t, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	const struct thunk *k = i->thunk;
-
-	u8 reg[4];
+	unsigned plain = THUNK_MXCSR | THUNK_FLAGS | (cpu_has(t->j->cpu, ISA_AVX512VL) ? THUNK_VL : 0);
+	u8 reg[VEC_REGS_MAX];
 
 	/* None named, some meant: VZEROUPPER. */
-	if (!k || i->aaa || (k->what & ~(THUNK_MXCSR | THUNK_FLAGS)) || !vec_regs(i, reg))
+	if (!k || (i->aaa && i->is_mem) || (k->what & ~plain) || !vec_regs(i, reg))
 		return false;
+	/* Opmasks are moved as 64 bits. */
+	for (unsigned n = vec_regs(i, reg); n-- > 0;)
+		if (reg[n] >= FIRST_K && !cpu_has(t->j->cpu, ISA_AVX512BW))
+			return false;
 	for (unsigned n = 0; n < ARRAY_SIZE(r->operand); n++)
 		switch (operand_info[r->operand[n]].kind) {
 		case OK_NONE: case OK_I: case OK_V: case OK_W: case OK_U: case OK_H: case OK_L: case OK_M:
-		case OK_G: case OK_E: case OK_R: break;
+		case OK_KG: case OK_KE: case OK_KR: case OK_KB: case OK_G: case OK_E: case OK_R: break;
 		default: return false;
 		}
 	return true;
@@ -136,11 +154,11 @@ static unsigned vec_width(const struct insn *i)
 
 void tr_vec_load_operands(struct tr *t, const struct insn *i)
 {
-	u8 reg[4];
+	u8 reg[VEC_REGS_MAX];
 	unsigned nr = vec_regs(i, reg), width = vec_width(i);
 
 	for (unsigned n = 0; n < nr; n++)
-		vec_need(t, reg[n], width);
+		vec_need(t, reg[n], reg[n] >= FIRST_K ? 8 : width);
 }
 
 /* The destination, the first operand, goes to cpu->fpu: VEX and EVEX clear what lies above the vector length. */
@@ -155,8 +173,17 @@ void tr_vec_store_result(struct tr *t, const struct insn *i)
 		v = i->rm;
 	else if (kind == OK_H)
 		v = i->vvvv;
+	else if (kind == OK_KG)
+		v = FIRST_K + (i->reg & 7);
+	else if (kind == OK_KE && !i->is_mem)
+		v = FIRST_K + (i->rm & 7);
 	else
 		return;
+	if (v >= FIRST_K) {
+		emit_vec_move(t, v, 8, true);
+		t->vec[v] = 8;
+		return;
+	}
 	if (r->space == ENC_LEGACY) {
 		emit_vec_move(t, v, 16, true);
 		return;

@@ -50,7 +50,7 @@ static struct gprs gprs_of(const struct insn *i)
 }
 
 /* A row whose semantics are those of the host's instruction on general registers and memory. */
-static bool can_copy(const struct insn *i)
+static bool can_copy(const struct tr *t, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	struct gprs g = gprs_of(i);
@@ -60,7 +60,7 @@ static bool can_copy(const struct insn *i)
 
 	if (r->class_ != CLASS_COPY || (g.other && !vector) || (r->attr & (A_X87 | A_MMX | A_OLDER | A_CPL0 | A_PROT)))
 		return false;
-	if (vector ? !tr_can_copy_vector(i) : (r->attr & (A_SSE | A_AVX | A_AVX512 | A_MXCSR)) != 0)
+	if (vector ? !tr_can_copy_vector(t, i) : (r->attr & (A_SSE | A_AVX | A_AVX512 | A_MXCSR)) != 0)
 		return false;
 	if (r->sem == &sem_lea || r->sem == &sem_nop)
 		return false;
@@ -183,7 +183,7 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 		tr_lea(t, i);
 		done = true;
 	} else {
-		done = can_copy(i) && tr_copy(t, n, i);
+		done = can_copy(t, i) && tr_copy(t, n, i);
 	}
 	if (!done)
 		tr_helper(t, n, i);
