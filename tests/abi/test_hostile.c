@@ -210,6 +210,35 @@ static void test_full_eventfd(void **state)
 	abi_destroy(m);
 }
 
+/* --- A VM without memory --------------------------------------------------------------------------------------------- */
+
+static void run_without_memory(void)
+{
+	int sys = kvm->open(), vm = (int)ioc_ok(sys, KVM_CREATE_VM, 0), vcpu = (int)ioc_ok(vm, KVM_CREATE_VCPU, 0);
+	size_t size = (size_t)ioc_ok(sys, KVM_GET_VCPU_MMAP_SIZE, 0);
+	struct kvm_run *run = kvm->mmap(vcpu, size);
+
+	assert_non_null(run);
+	ioc_ok(vcpu, KVM_RUN, 0);
+	assert_int_equal(run->exit_reason, KVM_EXIT_INTERNAL_ERROR);
+	munmap(run, size);
+	assert_int_equal(kvm->close(vcpu), 0);
+	assert_int_equal(kvm->close(vm), 0);
+	assert_int_equal(kvm->close(sys), 0);
+}
+
+static void test_no_memory(void **state)
+{
+	static const char *const engines[] = {"interp", "jit"};
+
+	if (!abi_is_ours())
+		run_without_memory();
+	for (unsigned n = 0; abi_is_ours() && n < ARRAY_SIZE(engines); n++) {
+		assert_int_equal(anykvm_set_engine(engines[n]), 0);
+		run_without_memory();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -218,6 +247,7 @@ int main(void)
 		cmocka_unit_test(test_memory_gone_blocked),
 		cmocka_unit_test(test_memory_gone_masked),
 		cmocka_unit_test(test_full_eventfd),
+		cmocka_unit_test(test_no_memory),
 	};
 
 	alarm(60); /* a run that does not come back fails the test */

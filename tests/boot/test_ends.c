@@ -260,6 +260,7 @@ static void terminal_is_restored(void **state)
 	end_on_terminal("\001x", 0);
 	end_on_terminal(NULL, SIGTERM);
 	end_on_terminal(NULL, SIGHUP);
+	end_on_terminal(NULL, SIGALRM);
 	end_on_terminal(NULL, SIGQUIT);
 	end_on_terminal(NULL, SIGSEGV);
 }

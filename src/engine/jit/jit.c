@@ -246,13 +246,14 @@ static void jit_tlb_flush_all(struct cpu *c)
 static enum exit_reason jit_run(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
+	u64 map_gen = c->map ? c->map->gen : 0; /* a VM need not have memory */
 
 	if (j->kicked)
 		j->client_gen++;
 
-	if (j->map_gen != c->map->gen) {
+	if (j->map_gen != map_gen) {
 		jit_flush(j);
-		j->map_gen = c->map->gen;
+		j->map_gen = map_gen;
 	}
 	hub_enter(j);
 	enum exit_reason reason = loop_run(c, jit_blocks);
