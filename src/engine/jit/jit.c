@@ -99,7 +99,11 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	j->stat.slow++;
 	/* #GP for a misaligned address comes before #PF. */
 	const struct thunk *k = site->insn->thunk;
-	void *host = k && (la & k->align) ? NULL : mem_host(c, site->seg, la, site->size, site->acc);
+	bool alone = k && (la & k->align);
+	/* Of several pushes or pops the first one's address is the one that faults. */
+	if (site->run)
+		alone = !mem_host(c, site->seg, site->acc == ACC_WRITE ? la + site->size - 8 : la, 8, site->acc);
+	void *host = alone ? NULL : mem_host(c, site->seg, la, site->size, site->acc);
 	if (host && !c->smc) {
 		mxcsr_from_cpu(j);
 		return host;
