@@ -41,7 +41,9 @@ static struct subject {
 	struct cpu *cpu;
 } subjects[NR_ENGINE] = {{.ops = &interp_x86_ops}, {.ops = &jit_x86_ops}};
 static u8 *sys, *data;
+static _Atomic u16 code_marks[CODE_SIZE / PAGE_SIZE];
 static volatile u8 stop; /* the vCPUs' immediate_exit */
+static volatile unsigned ticks;
 static struct segment initial_seg[NR_SEG];
 
 static void put64(unsigned at, u64 v)
@@ -68,6 +70,8 @@ static void make_page_tables(void)
 	map_window(PT_DATA, DATA_WINDOW, DATA_BASE, DATA_SIZE, PTE_W | PTE_NX);
 	map_window(PT_DATA, DATA_WINDOW, DATA_BASE + DATA_RW, DATA_RO, PTE_NX);
 	map_window(PT_CODE, CODE_WINDOW, CODE_BASE, CODE_SIZE, 0);
+	for (unsigned a = 0; a < CODE_SIZE; a += PAGE_SIZE)
+		put64(PT_CODE + ((CODE_ALIAS + a) >> PAGE_SHIFT & 511) * 8, (CODE_BASE + a) | PTE_P | PTE_W | PTE_U | PTE_NX);
 }
 
 /* Linux's descriptors as user mode sees them through LAR, LSL, VERR and segment loads. */
@@ -138,7 +142,7 @@ static struct cpu *make_cpu(void)
 	map->nr = 3;
 	map->slot[0] = (struct gpa_slot){.gpa = 0, .size = SYS_SIZE, .hva = sys};
 	map->slot[1] = (struct gpa_slot){.gpa = DATA_BASE, .size = DATA_SIZE, .hva = data};
-	map->slot[2] = (struct gpa_slot){.gpa = CODE_BASE, .size = CODE_SIZE, .hva = native_code()};
+	map->slot[2] = (struct gpa_slot){.gpa = CODE_BASE, .size = CODE_SIZE, .hva = native_code(), .code = code_marks};
 	if (cpu_init(cpu))
 		return NULL;
 	cpu->immediate_exit = &stop;
@@ -195,19 +199,17 @@ static void narrow_segment(struct segment *s, u16 selector, u32 base)
 	s->l = s->db = s->g = 0;
 }
 
-static void load_state(struct cpu *cpu, const struct test_case *t)
+static void load_state(struct cpu *cpu, const struct state *s, unsigned bits)
 {
-	const struct state *s = &t->in;
-
 	memcpy(cpu->gpr, s->gpr, sizeof(cpu->gpr));
 	cpu->rip = s->rip;
 	cpu->rflags = s->rflags;
 	memcpy(cpu->seg, initial_seg, sizeof(cpu->seg));
-	if (t->bits == 32) {
+	if (bits == 32) {
 		cpu->seg[SEG_CS].selector = SEL_CS32;
 		cpu->seg[SEG_CS].l = 0;
 		cpu->seg[SEG_CS].db = 1;
-	} else if (t->bits == 16) {
+	} else if (bits == 16) {
 		narrow_segment(&cpu->seg[SEG_CS], SEL_CS16, CODE16_BASE);
 		narrow_segment(&cpu->seg[SEG_SS], SEL_DS16, DATA16_BASE);
 		narrow_segment(&cpu->seg[SEG_DS], SEL_DS16, DATA16_BASE);
@@ -292,41 +294,73 @@ static void run_one(void *arg)
 {
 	struct run *r = arg;
 
-	r->reason = r->s->ops->run(r->s->cpu);
+	/* A PAUSE now and then ends the run behind it. */
+	do
+		r->reason = r->s->ops->run(r->s->cpu);
+	while (r->reason == EXIT_PAUSE);
 }
 
-void guest_stop(void)
+/* Translation takes its time where code writes code again and again. */
+#define TICKS_MAX 3
+#define TICKS_MAX_JIT 200
+
+void guest_tick(void)
 {
-	stop = 1;
+	ticks--;
+	if (!ticks)
+		stop = 1;
 }
 
-void guest_run(const struct test_case *t, enum engine engine, struct outcome *o)
+void guest_code_changed(void)
 {
-	struct run r = {.s = &subjects[engine]};
-	struct cpu *cpu = r.s->cpu;
+	struct subject *s = &subjects[ENGINE_JIT];
+
+	s->ops->tlb_flush_all(s->cpu);
+}
+
+static void run(struct run *r, enum exit_reason end, struct outcome *o)
+{
+	struct cpu *cpu = r->s->cpu;
 
 	stop = 0;
-	load_state(cpu, t);
-	if (engine == ENGINE_INTERP) {
-		cpu->int_shadow = SHADOW_STI;
-		cpu->nmi_window = true;
-	}
+	ticks = r->s->ops == &jit_x86_ops ? TICKS_MAX_JIT : TICKS_MAX;
 	*o = (struct outcome){.vector = NO_VECTOR};
-	r.s->ops->vcpu_load(cpu);
-	if ((t->in.rip & (PAGE_SIZE - 1)) > PAGE_SIZE - 32)
-		r.s->ops->tlb_flush_all(cpu); /* there is new code in two pages */
-	if (!native_protected(run_one, &r)) {
+	r->s->ops->vcpu_load(cpu);
+	if (!native_protected(run_one, r)) {
 		o->vector = VECTOR_CRASH;
 		cpu->in_engine = false;
 		return;
 	}
 	save_state(cpu, &o->s);
-	if (r.reason == EXIT_KICK)
+	if (r->reason == EXIT_KICK)
 		o->vector = VECTOR_HANG;
-	else if (r.reason != (engine == ENGINE_INTERP ? EXIT_NMI_WINDOW : EXIT_HLT))
-		o->vector = VECTOR_HANG - 10 - (int)r.reason;
+	else if (r->reason != end)
+		o->vector = VECTOR_HANG - 10 - (int)r->reason;
 	else if (cpu->rip >= SYS_BASE + HANDLERS && cpu->rip < SYS_BASE + HANDLERS + 256 * 16)
 		unwind_delivery(cpu, o);
-	if (engine == ENGINE_JIT)
+}
+
+void guest_run_to_fault(const struct state *in, unsigned bits, enum engine engine, struct outcome *o)
+{
+	struct run r = {.s = &subjects[engine]};
+
+	load_state(r.s->cpu, in, bits);
+	run(&r, EXIT_HLT, o);
+}
+
+void guest_run(const struct test_case *t, enum engine engine, struct outcome *o)
+{
+	struct run r = {.s = &subjects[engine]};
+
+	if (engine == ENGINE_JIT) {
+		if ((t->in.rip & (PAGE_SIZE - 1)) > PAGE_SIZE - 32)
+			guest_code_changed(); /* in two pages, of which the engine knows one */
+		guest_run_to_fault(&t->in, t->bits, engine, o);
 		end_at_int3(t, o);
+		return;
+	}
+	load_state(r.s->cpu, &t->in, t->bits);
+	r.s->cpu->int_shadow = SHADOW_STI;
+	r.s->cpu->nmi_window = true;
+	run(&r, EXIT_NMI_WINDOW, o);
 }

@@ -19,6 +19,7 @@
 #define CODE_WINDOW 0x28000000u
 #define CODE_BASE (CODE_WINDOW + 0x18000)
 #define CODE_SIZE (2 * PAGE_SIZE)
+#define CODE_ALIAS (CODE_BASE + 0x80000) /* the same, writable, for guests only */
 #define CODE_FILL 0xcc /* INT3 wherever the instruction under test is not */
 
 /* Segments of 64 KiB for 16-bit code, which lie within the windows. */
@@ -90,9 +91,14 @@ enum engine { ENGINE_INTERP, ENGINE_JIT, NR_ENGINE };
 
 bool guest_init(void);
 u8 *guest_data(void);
+/* One instruction. */
 void guest_run(const struct test_case *t, enum engine engine, struct outcome *o);
-/* From a signal handler: the run does not come to an end by itself. */
-void guest_stop(void);
+/* Until an exception, INT3 for instance. */
+void guest_run_to_fault(const struct state *in, unsigned bits, enum engine engine, struct outcome *o);
+/* The code that runs next has been written, in any page. */
+void guest_code_changed(void);
+/* From the timer's signal handler: ends a run that does not come to an end by itself. */
+void guest_tick(void);
 
 /* --- gen.c: instructions and states ------------------------------------------------------------------- */
 

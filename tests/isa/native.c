@@ -227,8 +227,7 @@ void native_handler(int sig, siginfo_t *info, ucontext_t *uc)
 	case IDLE:
 		native_next = (struct segs){.fs_base = native_host_fs, .ds = SEL_DS, .es = SEL_DS};
 		if (sig == SIGALRM) {
-			if (protecting && ++ticks_in_run > 2)
-				guest_stop();
+			guest_tick();
 			return;
 		}
 		if (protecting && !chained && guard_action[sig].sa_sigaction) {
@@ -271,7 +270,6 @@ bool native_protected(void (*fn)(void *), void *arg)
 	}
 	protecting = true;
 	chained = false;
-	ticks_in_run = 0;
 	fn(arg);
 	protecting = false;
 	return true;
