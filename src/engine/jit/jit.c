@@ -104,7 +104,8 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	if (site->run)
 		alone = !mem_host(c, site->seg, site->acc == ACC_WRITE ? la + site->size - 8 : la, 8, site->acc);
 	void *host = alone ? NULL : mem_host(c, site->seg, la, site->size, site->acc);
-	if (host && !c->smc) {
+	/* A write to marked code is done here, so that the others are told at once when it is. */
+	if (host && !c->smc && !j->wrote.size) {
 		mxcsr_from_cpu(j);
 		return host;
 	}
@@ -182,7 +183,10 @@ static enum exit_reason jit_blocks(struct cpu *c)
 
 	for (;;) {
 		hub_written(j); /* by an instruction that left by way of cpu->unwind */
+		u64 flushes = j->stat.flushes;
 		hub_read(j);
+		if (unlikely(flushes != j->stat.flushes))
+			link = NULL; /* which is gone */
 		if (unlikely(loop_attention(c))) {
 			link = NULL;
 			if (loop_attend(c, &reason))
@@ -283,9 +287,9 @@ static void jit_vcpu_free(struct cpu *c)
 	block_cache_fini(&j->bc);
 	copy_arena_fini(&j->copy);
 	if (j->rw)
-		munmap(j->rw, JIT_CODE_SIZE);
+		munmap(j->rw, j->code_size);
 	if (j->rx)
-		munmap(j->rx, JIT_CODE_SIZE);
+		munmap(j->rx, j->code_size);
 	low_free(j->data, JIT_DATA_SIZE);
 	low_free(j, sizeof(*j));
 	c->engine = NULL;
@@ -296,6 +300,15 @@ static bool is_low(const void *p)
 	return (u64)p < BIT64(31);
 }
 
+/* ANYKVM_JIT_CACHE in the environment: bytes of code, less than usual for tests of what happens when it is full. */
+static size_t code_size(void)
+{
+	const char *text = getenv("ANYKVM_JIT_CACHE");
+	u64 n = text ? strtoull(text, NULL, 0) : 0;
+
+	return n ? ALIGN_UP(MIN(MAX(n, (u64)JIT_CODE_MIN), (u64)JIT_CODE_SIZE), PAGE_SIZE) : JIT_CODE_SIZE;
+}
+
 /* Code memory that is never writable and executable at one address. */
 static int code_map(struct jit *j)
 {
@@ -303,9 +316,9 @@ static int code_map(struct jit *j)
 
 	if (fd < 0)
 		return -errno;
-	if (ftruncate(fd, JIT_CODE_SIZE) == 0) {
-		j->rw = mmap(NULL, JIT_CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		j->rx = mmap(NULL, JIT_CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	if (ftruncate(fd, (off_t)j->code_size) == 0) {
+		j->rw = mmap(NULL, j->code_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		j->rx = mmap(NULL, j->code_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
 	}
 	close(fd);
 	if (j->rw == MAP_FAILED)
@@ -323,6 +336,7 @@ static int jit_vcpu_create(struct cpu *c)
 		return -ENOMEM;
 	c->engine = j;
 	j->cpu = c;
+	j->code_size = code_size();
 	j->data = low_alloc(JIT_DATA_SIZE);
 	int r = hub_add(c->engine_vm, j);
 	if (!r)

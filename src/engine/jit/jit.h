@@ -26,6 +26,8 @@
 #define JIT_HASH_BITS 15
 #define JUMP_BITS 14
 #define JIT_CODE_SIZE (32u << 20)
+#define JIT_CODE_MIN (128u << 10)
+#define JIT_BLOCK_MAX (64u << 10) /* of host code */
 #define JIT_DATA_SIZE (48u << 20)
 
 struct jit_block;
@@ -91,6 +93,7 @@ struct jit {
 	struct jump_entry jump[1u << JUMP_BITS];
 
 	u8 *rw, *rx;           /* one memory, mapped twice */
+	size_t code_size;
 	u8 *code_start;        /* after the stubs */
 	struct emit e;
 	struct copy_arena copy; /* thunks of the instructions in blocks */

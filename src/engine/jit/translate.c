@@ -258,7 +258,7 @@ struct jit_block *jit_translate(struct jit *j, const u8 *p)
 {
 	struct tr t = {.j = j, .e = &j->e, .code = p, .page_end = (const u8 *)(((u64)p & PAGE_MASK) + PAGE_SIZE), .rip = j->cpu->rip};
 
-	if (j->e.p + (64u << 10) > j->rw + JIT_CODE_SIZE)
+	if (j->e.p + JIT_BLOCK_MAX > j->rw + j->code_size)
 		return NULL;
 	struct jit_block *b = t.b = jit_data(j, sizeof(*b));
 	if (!b)
