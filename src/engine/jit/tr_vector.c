@@ -167,6 +167,8 @@ void tr_vec_store_result(struct tr *t, const struct insn *i)
 	const struct insn_row *r = &insn_rows[i->row];
 	unsigned kind = operand_info[r->operand[0]].kind, v;
 
+	if (r->flags_written & FL_ARITH)
+		return; /* a comparison: both operands are sources */
 	if (kind == OK_V)
 		v = i->reg;
 	else if ((kind == OK_W && !i->is_mem) || kind == OK_U)
