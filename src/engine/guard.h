@@ -11,7 +11,7 @@
 /* Installs the process-wide handlers, which pass on whatever is not the guest's. Idempotent. 0 or -errno. */
 int guard_install(void);
 
-/* Names the vCPU whose guest code the calling thread may run; NULL for none. The thread's mask lets those signals through. */
+/* Names the vCPU whose guest code the calling thread may run, NULL for none; and unblocks those signals in it. */
 void guard_set_cpu(struct cpu *c);
 
 #endif

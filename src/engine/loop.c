@@ -74,7 +74,7 @@ static bool loop_fault(struct cpu *c, enum exit_reason *reason)
 		*reason = EXIT_TRIPLE_FAULT;
 		return true;
 	}
-	/* A delivery may fault again, and without end where a task traps as it starts: requests are heeded in between. */
+	/* A delivery may fault again, and without end where a task traps as it starts: requests are heeded between. */
 	if (c->delivering.type && cpu_must_stop(c)) {
 		event_apply_payload(c, &e);
 		c->inject = e;

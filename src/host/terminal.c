@@ -47,8 +47,8 @@ static void on_fatal_signal(int sig)
 void terminal_init(void)
 {
 	/* All that end a process by default and that nobody else takes, or takes later. */
-	static const int fatal[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP, SIGSYS, SIGXCPU, SIGALRM, SIGVTALRM, SIGPROF,
-				    SIGUSR1, SIGUSR2, SIGIO, SIGPWR, SIGSTKFLT};
+	static const int fatal[] = {SIGSEGV, SIGBUS,    SIGILL,  SIGFPE,  SIGABRT, SIGTRAP, SIGSYS, SIGXCPU,
+				    SIGALRM, SIGVTALRM, SIGPROF, SIGUSR1, SIGUSR2, SIGIO,   SIGPWR, SIGSTKFLT};
 	struct sigaction action = {.sa_handler = on_fatal_signal};
 
 	atexit(terminal_leave);

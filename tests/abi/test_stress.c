@@ -72,8 +72,9 @@ GUEST16(busy, "movl $0xfee000f0, %ebx; movl $0x1ff, (%ebx); sti\n"
 	      "1: movl $50, %ecx; 2: lock incl (%esi); decl %ecx; jnz 2b\n"
 	      "outb %al, $0x80; movl $0xf0000000, %ebx; movl %eax, (%ebx); movl $0x180000, %ebx; movl (%ebx), %eax\n"
 	      "movl $0xfee00300, %ebx; movl $0x40030, (%ebx); rdtsc; testb $7, %al; jnz 1b; hlt; jmp 1b");
-GUEST16(end_of_interrupt, "pushl %ebx; pushw %ax; movl $0xfee000b0, %ebx; movl $0, (%ebx); movb $0x20, %al; outb %al, $0x20\n"
-			  "popw %ax; popl %ebx; iretw");
+GUEST16(end_of_interrupt,
+	"pushl %ebx; pushw %ax; movl $0xfee000b0, %ebx; movl $0, (%ebx); movb $0x20, %al; outb %al, $0x20\n"
+	"popw %ax; popl %ebx; iretw");
 
 static void create(struct stress *s)
 {
@@ -124,7 +125,8 @@ static void *change_slots(void *arg)
 	for (u32 n = 0; !s->stop; n++) {
 		u32 flags = n & 1 ? KVM_MEM_LOG_DIRTY_PAGES : 0;
 
-		abi_set_memory(&s->m, 1 + n % 3, flags, 0x400000 + (n % 5) * 0x10000, n % 4 ? 0x10000 : 0, s->m.mem + 0x100000);
+		abi_set_memory(&s->m, 1 + n % 3, flags, 0x400000 + (n % 5) * 0x10000, n % 4 ? 0x10000 : 0,
+			       s->m.mem + 0x100000);
 		abi_set_memory(&s->m, 0, n & 2 ? KVM_MEM_LOG_DIRTY_PAGES : 0, 0, ABI_MEM_SIZE, s->m.mem);
 		ioc(s->m.vm, KVM_GET_DIRTY_LOG, &d);
 		usleep(200);
@@ -139,7 +141,8 @@ static void *storm(void *arg)
 
 	for (u32 n = 0; !s->stop; n++) {
 		struct kvm_irq_level level = {.irq = n % 16, .level = n >> 4 & 1};
-		struct kvm_msi msi = {.address_lo = 0xfee00000 | (n % VCPUS) << 12, .data = n % 64 ? 0x40 + n % 64 : 0x400};
+		struct kvm_msi msi = {.address_lo = 0xfee00000 | (n % VCPUS) << 12,
+				      .data = n % 64 ? 0x40 + n % 64 : 0x400};
 
 		ioc(s->m.vm, KVM_IRQ_LINE, &level);
 		ioc(s->m.vm, KVM_SIGNAL_MSI, &msi);
@@ -163,8 +166,10 @@ static void *look_and_set(void *arg)
 	struct kvm_irqchip chip;
 	struct kvm_lapic_state lapic;
 	struct kvm_vcpu_events events;
-	struct { struct kvm_irq_routing head; struct kvm_irq_routing_entry e[1]; } routes = {
-		.head.nr = 1, .e = {{.gsi = 5, .type = KVM_IRQ_ROUTING_MSI, .u.msi = {.address_lo = 0xfee00000, .data = 0x55}}},
+	struct { struct kvm_irq_routing head; struct kvm_irq_routing_entry e[1];
+	} routes = {
+		.head.nr = 1,
+		.e = {{.gsi = 5, .type = KVM_IRQ_ROUTING_MSI, .u.msi = {.address_lo = 0xfee00000, .data = 0x55}}},
 	};
 	struct kvm_enable_cap cap = {.cap = KVM_CAP_X86_USER_SPACE_MSR};
 	struct kvm_coalesced_mmio_zone zone = {.addr = 0x80, .size = 1, .pio = 1};
@@ -265,8 +270,8 @@ static void *create_and_close(void *arg)
 		int vcpu = vm < 0 ? -1 : (int)ioc(vm, KVM_CREATE_VCPU, 0), again = vcpu < 0 ? -1 : dup(vcpu);
 		struct kvm_regs r;
 
-		if (again < 0 || kvm->close(vcpu) || kvm->close(vm) || kvm->close(sys) || ioc(again, KVM_GET_REGS, &r) ||
-		    kvm->close(again))
+		if (again < 0 || kvm->close(vcpu) || kvm->close(vm) || kvm->close(sys) ||
+		    ioc(again, KVM_GET_REGS, &r) || kvm->close(again))
 			++*failures;
 	}
 	return NULL;

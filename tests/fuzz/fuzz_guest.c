@@ -92,9 +92,10 @@ static void setup_once(void)
 	map->nr = 4;
 	map->slot[0] = (struct gpa_slot){.gpa = 0, .size = RAM_SIZE, .hva = ram, .id = 0};
 	map->slot[1] = (struct gpa_slot){.gpa = ROM_GPA, .size = ROM_SIZE, .hva = rom, .id = 1, .flags = GPA_READONLY};
-	map->slot[2] = (struct gpa_slot){.gpa = BAD_GPA, .size = BAD_SIZE, .hva = guarded(BAD_SIZE, PROT_NONE), .id = 2};
-	map->slot[3] = (struct gpa_slot){.gpa = ALIAS_GPA, .size = RAM_SIZE, .hva = ram, .id = 3, .flags = GPA_LOG_DIRTY,
-					 .dirty = dirty};
+	map->slot[2] =
+		(struct gpa_slot){.gpa = BAD_GPA, .size = BAD_SIZE, .hva = guarded(BAD_SIZE, PROT_NONE), .id = 2};
+	map->slot[3] = (struct gpa_slot){
+		.gpa = ALIAS_GPA, .size = RAM_SIZE, .hva = ram, .id = 3, .flags = GPA_LOG_DIRTY, .dirty = dirty};
 	for (u32 n = 0; n < map->nr; n++) {
 		struct gpa_slot *s = &map->slot[n];
 		s->code = calloc(s->size >> PAGE_SHIFT, sizeof(*s->code));
@@ -102,7 +103,8 @@ static void setup_once(void)
 	}
 	unsigned n = MIN(cpuid_supported(offer, CPUID_MAX_ENTRIES), CPUID_MAX_ENTRIES);
 	for (unsigned e = 0; e < ARRAY_SIZE(engines); e++) {
-		require(cpu_init(&cpus[e]) == 0 && engines[e]->hardware_setup() == 0 && engines[e]->vcpu_create(&cpus[e]) == 0);
+		require(cpu_init(&cpus[e]) == 0 && engines[e]->hardware_setup() == 0 &&
+			engines[e]->vcpu_create(&cpus[e]) == 0);
 		require(cpuid_set(&cpus[e], offer, n) == 0);
 		cpus[e].immediate_exit = &stop;
 	}
@@ -126,12 +128,36 @@ static u64 descriptor(u32 base, u32 limit, u8 access, u8 flags)
 
 static u64 gate(u16 selector, u32 offset, u8 access, u8 params)
 {
-	return (offset & 0xffff) | (u64)selector << 16 | (u64)params << 32 | (u64)access << 40 | (u64)(offset >> 16) << 48;
+	return (offset & 0xffff) | (u64)selector << 16 | (u64)params << 32 | (u64)access << 40 |
+	       (u64)(offset >> 16) << 48;
 }
 
 /* Selectors of the GDT by what they are. */
-enum { CODE64 = 1, DATA0, CODE32, CODE16, DATA16, CODE64_3, DATA3, CODE32_3, CODE_CONF, LDT, TSS = 12, TSS_HIGH, TSS32_2, TSS16,
-       CALL, CALL_HIGH, CALL3, CALL3_HIGH, TASK, DATA_DOWN, CODE_ABSENT, DATA_ABSENT, NR_DESC };
+enum {
+	CODE64 = 1,
+	DATA0,
+	CODE32,
+	CODE16,
+	DATA16,
+	CODE64_3,
+	DATA3,
+	CODE32_3,
+	CODE_CONF,
+	LDT,
+	TSS = 12,
+	TSS_HIGH,
+	TSS32_2,
+	TSS16,
+	CALL,
+	CALL_HIGH,
+	CALL3,
+	CALL3_HIGH,
+	TASK,
+	DATA_DOWN,
+	CODE_ABSENT,
+	DATA_ABSENT,
+	NR_DESC
+};
 
 static void make_gdt(struct input *in, bool lma)
 {
@@ -320,12 +346,41 @@ static void make_code(struct input *in, u8 *to, unsigned size, unsigned code_bit
 static u64 interesting(struct input *in, bool is64)
 {
 	static const u64 value[] = {
-		0, 1, ~0ull, DATA, DATA + 0xff8, DATA + 0xffd, CODE, CODE + 0xffc, STACKS + 0x800, GDT, IDT, TSS_A, TABLES + 0x3000,
-		ROM_GPA, ROM_GPA + 0xffc, BAD_GPA, BAD_GPA - 4, ALIAS_GPA + DATA, 0xfee00000, 0xa0000, 0x80000000, 0xffffffff,
-		0xffff800000000000, 0x7fffffffffff, 0x800000000000, RAM_SIZE - 4, 0xffffffffffe00000 + DATA, 0x10, 0x7fffffff,
+		0,
+		1,
+		~0ull,
+		DATA,
+		DATA + 0xff8,
+		DATA + 0xffd,
+		CODE,
+		CODE + 0xffc,
+		STACKS + 0x800,
+		GDT,
+		IDT,
+		TSS_A,
+		TABLES + 0x3000,
+		ROM_GPA,
+		ROM_GPA + 0xffc,
+		BAD_GPA,
+		BAD_GPA - 4,
+		ALIAS_GPA + DATA,
+		0xfee00000,
+		0xa0000,
+		0x80000000,
+		0xffffffff,
+		0xffff800000000000,
+		0x7fffffffffff,
+		0x800000000000,
+		RAM_SIZE - 4,
+		0xffffffffffe00000 + DATA,
+		0x10,
+		0x7fffffff,
 	};
 	u8 n = (u8)number(in, 1);
-	u64 v = n < ARRAY_SIZE(value) ? value[n] : n < 128 ? DATA + number(in, 1) * 16 : n < 192 ? number(in, 2) : number(in, 8);
+	u64 v = n < ARRAY_SIZE(value) ? value[n]
+		: n < 128             ? DATA + number(in, 1) * 16
+		: n < 192             ? number(in, 2)
+				      : number(in, 8);
 
 	return is64 ? v : (u32)v;
 }
@@ -349,8 +404,13 @@ static void set_segments(enum guest_mode m, unsigned cpl)
 		for (unsigned n = SEG_ES; n <= SEG_GS; n++) {
 			u16 selector = n == SEG_CS ? CODE >> 4 : n == SEG_SS ? STACKS >> 4 : DATA >> 4;
 
-			cpu->seg[n] = (struct segment){.selector = selector, .base = selector << 4, .limit = 0xffff, .type = 3,
-						      .present = 1, .s = 1, .dpl = m == G_VM86 ? 3 : 0};
+			cpu->seg[n] = (struct segment){.selector = selector,
+						       .base = selector << 4,
+						       .limit = 0xffff,
+						       .type = 3,
+						       .present = 1,
+						       .s = 1,
+						       .dpl = m == G_VM86 ? 3 : 0};
 		}
 		return;
 	}
@@ -498,7 +558,8 @@ static void check(void)
 
 	cpu_update_mode(cpu);
 	require(was.mode == cpu->mode && was.code_bits == cpu->code_bits && was.stack_bits == cpu->stack_bits);
-	require(was.cpl == cpu->cpl && was.mmu_index == cpu->mmu_index && was.tlb == cpu->tlb && was.maxlinear == cpu->maxlinear);
+	require(was.cpl == cpu->cpl && was.mmu_index == cpu->mmu_index && was.tlb == cpu->tlb &&
+		was.maxlinear == cpu->maxlinear);
 	require(!cpu->in_engine && !cpu->unwind && (cpu->rflags & FL_FIXED1));
 	require(!((cpu->cr0 & CR0_PG) && !(cpu->cr0 & CR0_PE)) && !(cpu->cr4 & ~cr4_allowed(cpu)));
 }

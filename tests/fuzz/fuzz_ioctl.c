@@ -200,43 +200,85 @@ struct row {
 #define PAIR(kind, get, set, type) {kind, sizeof(type), get, 0}, {kind, sizeof(type), set, get}
 
 static const struct row rows[] = {
-	{SYS, 0, KVM_GET_API_VERSION}, {SYS, 0, KVM_CHECK_EXTENSION}, {SYS, 0, KVM_GET_VCPU_MMAP_SIZE},
-	{SYS, CPUID_SIZE, KVM_GET_SUPPORTED_CPUID}, {SYS, 2048, KVM_GET_MSR_INDEX_LIST},
-	{SYS, 2048, KVM_GET_MSR_FEATURE_INDEX_LIST}, {SYS, 512, KVM_GET_MSRS}, S(KVM_X86_GET_MCE_CAP_SUPPORTED, u64),
-	S(KVM_GET_DEVICE_ATTR, struct kvm_device_attr), S(KVM_HAS_DEVICE_ATTR, struct kvm_device_attr),
+	{SYS, 0, KVM_GET_API_VERSION},
+	{SYS, 0, KVM_CHECK_EXTENSION},
+	{SYS, 0, KVM_GET_VCPU_MMAP_SIZE},
+	{SYS, CPUID_SIZE, KVM_GET_SUPPORTED_CPUID},
+	{SYS, 2048, KVM_GET_MSR_INDEX_LIST},
+	{SYS, 2048, KVM_GET_MSR_FEATURE_INDEX_LIST},
+	{SYS, 512, KVM_GET_MSRS},
+	S(KVM_X86_GET_MCE_CAP_SUPPORTED, u64),
+	S(KVM_GET_DEVICE_ATTR, struct kvm_device_attr),
+	S(KVM_HAS_DEVICE_ATTR, struct kvm_device_attr),
 
-	{VM, 0, KVM_CHECK_EXTENSION}, {VM, 0, KVM_CREATE_IRQCHIP}, {VM, 0, KVM_CREATE_PIT}, {VM, 0, KVM_SET_TSS_ADDR},
-	{VM, 0, KVM_SET_NR_MMU_PAGES}, {VM, 0, KVM_GET_NR_MMU_PAGES}, {VM, 0, KVM_SET_BOOT_CPU_ID}, {VM, 0, KVM_GET_TSC_KHZ},
-	{VM, 0, KVM_SET_TSC_KHZ}, {VM, 0, KVM_CREATE_VCPU}, M(KVM_CREATE_PIT2, struct kvm_pit_config),
-	M(KVM_IRQ_LINE, struct kvm_irq_level), M(KVM_IRQ_LINE_STATUS, struct kvm_irq_level), M(KVM_SIGNAL_MSI, struct kvm_msi),
-	M(KVM_REINJECT_CONTROL, struct kvm_reinject_control), M(KVM_SET_IDENTITY_MAP_ADDR, u64),
-	M(KVM_ENABLE_CAP, struct kvm_enable_cap), M(KVM_GET_DIRTY_LOG, struct kvm_dirty_log),
-	M(KVM_CLEAR_DIRTY_LOG, struct kvm_clear_dirty_log), M(KVM_REGISTER_COALESCED_MMIO, struct kvm_coalesced_mmio_zone),
-	M(KVM_UNREGISTER_COALESCED_MMIO, struct kvm_coalesced_mmio_zone), M(KVM_X86_SET_MSR_FILTER, struct kvm_msr_filter),
-	{VM, 8 + 24 * 20, KVM_SET_GSI_ROUTING}, PAIR(VM, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, struct kvm_irqchip),
-	PAIR(VM, KVM_GET_PIT, KVM_SET_PIT, struct kvm_pit_state), PAIR(VM, KVM_GET_PIT2, KVM_SET_PIT2, struct kvm_pit_state2),
+	{VM, 0, KVM_CHECK_EXTENSION},
+	{VM, 0, KVM_CREATE_IRQCHIP},
+	{VM, 0, KVM_CREATE_PIT},
+	{VM, 0, KVM_SET_TSS_ADDR},
+	{VM, 0, KVM_SET_NR_MMU_PAGES},
+	{VM, 0, KVM_GET_NR_MMU_PAGES},
+	{VM, 0, KVM_SET_BOOT_CPU_ID},
+	{VM, 0, KVM_GET_TSC_KHZ},
+	{VM, 0, KVM_SET_TSC_KHZ},
+	{VM, 0, KVM_CREATE_VCPU},
+	M(KVM_CREATE_PIT2, struct kvm_pit_config),
+	M(KVM_IRQ_LINE, struct kvm_irq_level),
+	M(KVM_IRQ_LINE_STATUS, struct kvm_irq_level),
+	M(KVM_SIGNAL_MSI, struct kvm_msi),
+	M(KVM_REINJECT_CONTROL, struct kvm_reinject_control),
+	M(KVM_SET_IDENTITY_MAP_ADDR, u64),
+	M(KVM_ENABLE_CAP, struct kvm_enable_cap),
+	M(KVM_GET_DIRTY_LOG, struct kvm_dirty_log),
+	M(KVM_CLEAR_DIRTY_LOG, struct kvm_clear_dirty_log),
+	M(KVM_REGISTER_COALESCED_MMIO, struct kvm_coalesced_mmio_zone),
+	M(KVM_UNREGISTER_COALESCED_MMIO, struct kvm_coalesced_mmio_zone),
+	M(KVM_X86_SET_MSR_FILTER, struct kvm_msr_filter),
+	{VM, 8 + 24 * 20, KVM_SET_GSI_ROUTING},
+	PAIR(VM, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, struct kvm_irqchip),
+	PAIR(VM, KVM_GET_PIT, KVM_SET_PIT, struct kvm_pit_state),
+	PAIR(VM, KVM_GET_PIT2, KVM_SET_PIT2, struct kvm_pit_state2),
 	PAIR(VM, KVM_GET_CLOCK, KVM_SET_CLOCK, struct kvm_clock_data),
 
-	PAIR(VCPU, KVM_GET_REGS, KVM_SET_REGS, struct kvm_regs), PAIR(VCPU, KVM_GET_SREGS, KVM_SET_SREGS, struct kvm_sregs),
-	PAIR(VCPU, KVM_GET_SREGS2, KVM_SET_SREGS2, struct kvm_sregs2), PAIR(VCPU, KVM_GET_FPU, KVM_SET_FPU, struct kvm_fpu),
-	PAIR(VCPU, KVM_GET_XSAVE, KVM_SET_XSAVE, struct kvm_xsave), C(KVM_GET_XSAVE2, struct kvm_xsave),
-	PAIR(VCPU, KVM_GET_XCRS, KVM_SET_XCRS, struct kvm_xcrs), PAIR(VCPU, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, struct kvm_debugregs),
+	PAIR(VCPU, KVM_GET_REGS, KVM_SET_REGS, struct kvm_regs),
+	PAIR(VCPU, KVM_GET_SREGS, KVM_SET_SREGS, struct kvm_sregs),
+	PAIR(VCPU, KVM_GET_SREGS2, KVM_SET_SREGS2, struct kvm_sregs2),
+	PAIR(VCPU, KVM_GET_FPU, KVM_SET_FPU, struct kvm_fpu),
+	PAIR(VCPU, KVM_GET_XSAVE, KVM_SET_XSAVE, struct kvm_xsave),
+	C(KVM_GET_XSAVE2, struct kvm_xsave),
+	PAIR(VCPU, KVM_GET_XCRS, KVM_SET_XCRS, struct kvm_xcrs),
+	PAIR(VCPU, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, struct kvm_debugregs),
 	PAIR(VCPU, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, struct kvm_vcpu_events),
 	PAIR(VCPU, KVM_GET_MP_STATE, KVM_SET_MP_STATE, struct kvm_mp_state),
-	PAIR(VCPU, KVM_GET_LAPIC, KVM_SET_LAPIC, struct kvm_lapic_state), {VCPU, CPUID_SIZE, KVM_GET_CPUID2},
-	{VCPU, CPUID_SIZE, KVM_SET_CPUID2, KVM_GET_SUPPORTED_CPUID}, {VCPU, 512, KVM_SET_CPUID}, {VCPU, 512, KVM_GET_MSRS},
-	{VCPU, 512, KVM_SET_MSRS}, C(KVM_INTERRUPT, struct kvm_interrupt), {VCPU, 0, KVM_NMI}, {VCPU, 0, KVM_KVMCLOCK_CTRL},
-	C(KVM_TRANSLATE, struct kvm_translation), C(KVM_SET_GUEST_DEBUG, struct kvm_guest_debug), C(KVM_X86_SETUP_MCE, u64),
-	C(KVM_TPR_ACCESS_REPORTING, struct kvm_tpr_access_ctl), C(KVM_SET_VAPIC_ADDR, struct kvm_vapic_addr),
-	{VCPU, 0, KVM_GET_TSC_KHZ}, {VCPU, 0, KVM_SET_TSC_KHZ}, {VCPU, 12, KVM_SET_SIGNAL_MASK},
-	C(KVM_ENABLE_CAP, struct kvm_enable_cap), C(KVM_GET_DEVICE_ATTR, struct kvm_device_attr),
-	C(KVM_SET_DEVICE_ATTR, struct kvm_device_attr), C(KVM_HAS_DEVICE_ATTR, struct kvm_device_attr), {VCPU, 0, KVM_SMI},
+	PAIR(VCPU, KVM_GET_LAPIC, KVM_SET_LAPIC, struct kvm_lapic_state),
+	{VCPU, CPUID_SIZE, KVM_GET_CPUID2},
+	{VCPU, CPUID_SIZE, KVM_SET_CPUID2, KVM_GET_SUPPORTED_CPUID},
+	{VCPU, 512, KVM_SET_CPUID},
+	{VCPU, 512, KVM_GET_MSRS},
+	{VCPU, 512, KVM_SET_MSRS},
+	C(KVM_INTERRUPT, struct kvm_interrupt),
+	{VCPU, 0, KVM_NMI},
+	{VCPU, 0, KVM_KVMCLOCK_CTRL},
+	C(KVM_TRANSLATE, struct kvm_translation),
+	C(KVM_SET_GUEST_DEBUG, struct kvm_guest_debug),
+	C(KVM_X86_SETUP_MCE, u64),
+	C(KVM_TPR_ACCESS_REPORTING, struct kvm_tpr_access_ctl),
+	C(KVM_SET_VAPIC_ADDR, struct kvm_vapic_addr),
+	{VCPU, 0, KVM_GET_TSC_KHZ},
+	{VCPU, 0, KVM_SET_TSC_KHZ},
+	{VCPU, 12, KVM_SET_SIGNAL_MASK},
+	C(KVM_ENABLE_CAP, struct kvm_enable_cap),
+	C(KVM_GET_DEVICE_ATTR, struct kvm_device_attr),
+	C(KVM_SET_DEVICE_ATTR, struct kvm_device_attr),
+	C(KVM_HAS_DEVICE_ATTR, struct kvm_device_attr),
+	{VCPU, 0, KVM_SMI},
 };
 
 static const u32 msrs[] = {
-	0x10, 0x1b, 0x3b, 0x8b, 0xfe, 0x174, 0x175, 0x176, 0x179, 0x17a, 0x1a0, 0x1d9, 0x200, 0x250, 0x277, 0x2ff, 0x400, 0x403, 0x6e0,
-	0x80b, 0x808, 0x80f, 0x830, 0x832, 0x838, 0x83f, 0xda0, 0xc0000080, 0xc0000081, 0xc0000082, 0xc0000084, 0xc0000100, 0xc0000101,
-	0xc0000102, 0xc0000103, 0xc0010015, 0x11, 0x12, 0x4b564d00, 0x4b564d01, 0x4b564d03, 0x4b564d04, 0x4b564d05,
+	0x10,       0x1b,       0x3b,       0x8b,       0xfe,       0x174,      0x175,      0x176,      0x179,
+	0x17a,      0x1a0,      0x1d9,      0x200,      0x250,      0x277,      0x2ff,      0x400,      0x403,
+	0x6e0,      0x80b,      0x808,      0x80f,      0x830,      0x832,      0x838,      0x83f,      0xda0,
+	0xc0000080, 0xc0000081, 0xc0000082, 0xc0000084, 0xc0000100, 0xc0000101, 0xc0000102, 0xc0000103, 0xc0010015,
+	0x11,       0x12,       0x4b564d00, 0x4b564d01, 0x4b564d03, 0x4b564d04, 0x4b564d05,
 };
 
 static void plausible_msrs(struct input *in, u8 *arg)
@@ -298,10 +340,17 @@ static void plausible(struct input *in, const struct row *row, u8 *arg)
 		plausible_filter(in, (void *)arg);
 		break;
 	case KVM_ENABLE_CAP: {
-		static const u32 caps[] = {KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_EXCEPTION_PAYLOAD,
-					   KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_X86_USER_SPACE_MSR, KVM_CAP_MAX_VCPU_ID,
-					   KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_X86_APIC_BUS_CYCLES_NS,
-					   KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_ENFORCE_PV_FEATURE_CPUID};
+		static const u32 caps[] = {KVM_CAP_SPLIT_IRQCHIP,
+					   KVM_CAP_X2APIC_API,
+					   KVM_CAP_DISABLE_QUIRKS2,
+					   KVM_CAP_EXCEPTION_PAYLOAD,
+					   KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+					   KVM_CAP_X86_USER_SPACE_MSR,
+					   KVM_CAP_MAX_VCPU_ID,
+					   KVM_CAP_EXIT_ON_EMULATION_FAILURE,
+					   KVM_CAP_X86_APIC_BUS_CYCLES_NS,
+					   KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+					   KVM_CAP_ENFORCE_PV_FEATURE_CPUID};
 		struct kvm_enable_cap c = {.cap = caps[number(in, 1) % ARRAY_SIZE(caps)], .args = {number(in, 1)}};
 		memcpy(arg, &c, sizeof(c));
 		break;
@@ -312,7 +361,8 @@ static void plausible(struct input *in, const struct row *row, u8 *arg)
 		break;
 	}
 	case KVM_REGISTER_COALESCED_MMIO: {
-		struct kvm_coalesced_mmio_zone z = {.addr = number(in, 1) << 12, .size = (u32)number(in, 2), .pio = number(in, 1) & 1};
+		struct kvm_coalesced_mmio_zone z = {
+			.addr = number(in, 1) << 12, .size = (u32)number(in, 2), .pio = number(in, 1) & 1};
 		memcpy(arg, &z, sizeof(z));
 		break;
 	}
@@ -439,13 +489,17 @@ static void use_eventfd(struct input *in)
 		if (vm)
 			call(vm, KVM_IRQFD, &a);
 	} else if (how & 2) {
-		struct kvm_ioeventfd a = {.fd = fd, .flags = how >> 3 & 7, .len = BIT(how >> 6 & 3) & ~1u,
-					  .addr = number(in, 1) * (how & 16 ? 0x10 : 0x1000), .datamatch = number(in, 1)};
+		struct kvm_ioeventfd a = {.fd = fd,
+					  .flags = how >> 3 & 7,
+					  .len = BIT(how >> 6 & 3) & ~1u,
+					  .addr = number(in, 1) * (how & 16 ? 0x10 : 0x1000),
+					  .datamatch = number(in, 1)};
 		if (vm)
 			call(vm, KVM_IOEVENTFD, &a);
 	} else if (fd >= 0 && which % 8 < 4) {
 		u64 v = number(in, 1);
-		struct itimerspec limit = {.it_value = {.tv_nsec = RUN_NS}, .it_interval = {.tv_nsec = RUN_NS}}, off = {0};
+		struct itimerspec limit = {.it_value = {.tv_nsec = RUN_NS}, .it_interval = {.tv_nsec = RUN_NS}},
+				  off = {0};
 
 		timer_settime(timer, 0, &limit, NULL);
 		ssize_t n = how & 4 ? read(fd, &v, 8) : write(fd, &v, 8);
@@ -460,9 +514,10 @@ static void use_eventfd(struct input *in)
 static void start_guest(struct input *in)
 {
 	static const u8 text[] = {
-		0xe6, 0x80, 0xe4, 0x40, 0xee, 0xed, 0x88, 0x07, 0x8a, 0x07, 0x66, 0x89, 0x07, 0x66, 0x8b, 0x07, 0xa4, 0xf3, 0xa4, 0xf3,
-		0x6e, 0xf3, 0x6c, 0xfb, 0xf4, 0xfa, 0x0f, 0x30, 0x0f, 0x32, 0x0f, 0xa2, 0x0f, 0x01, 0xc1, 0xcd, 0x20, 0xcf, 0x0f, 0x31,
-		0xf3, 0x90, 0x0f, 0x20, 0xc0, 0x0f, 0x22, 0xc0, 0x0f, 0x0b, 0xcc, 0xeb, 0xfe,
+		0xe6, 0x80, 0xe4, 0x40, 0xee, 0xed, 0x88, 0x07, 0x8a, 0x07, 0x66, 0x89, 0x07, 0x66,
+		0x8b, 0x07, 0xa4, 0xf3, 0xa4, 0xf3, 0x6e, 0xf3, 0x6c, 0xfb, 0xf4, 0xfa, 0x0f, 0x30,
+		0x0f, 0x32, 0x0f, 0xa2, 0x0f, 0x01, 0xc1, 0xcd, 0x20, 0xcf, 0x0f, 0x31, 0xf3, 0x90,
+		0x0f, 0x20, 0xc0, 0x0f, 0x22, 0xc0, 0x0f, 0x0b, 0xcc, 0xeb, 0xfe,
 	};
 	struct handle *h = handle_of(in, VCPU);
 	u8 how = (u8)number(in, 1);
@@ -545,8 +600,8 @@ static u64 open_descriptors(void)
 }
 
 static void (*const operations[])(struct input *in) = {
-	create_vm, create_vcpu, duplicate_or_close, by_table, by_table, by_table, by_table, by_table, set_memory, change_memory,
-	use_eventfd, use_eventfd, start_guest, run, run, run,
+	create_vm,  create_vcpu,   duplicate_or_close, by_table,    by_table,    by_table, by_table, by_table,
+	set_memory, change_memory, use_eventfd,        use_eventfd, start_guest, run,      run,      run,
 };
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
