@@ -58,7 +58,7 @@ static bool can_copy(const struct tr *t, const struct insn *i)
 	unsigned mem = (g.reg && tr_in_memory(i->reg)) + (g.rm && tr_in_memory(i->rm)) + (g.vvvv && tr_in_memory(i->vvvv));
 	bool plain = !(g.reg && (tr_in_memory(i->reg) || i->reg == RSP)) && !(g.rm && (tr_in_memory(i->rm) || i->rm == RSP));
 
-	if (r->class_ != CLASS_COPY || (g.other && !vector) || (r->attr & (A_X87 | A_MMX | A_OLDER | A_CPL0 | A_PROT)))
+	if (r->class_ != CLASS_COPY || (g.other && !vector) || (r->attr & (A_X87 | A_MMX | A_OLDER | A_CPL0)))
 		return false;
 	if (vector ? !tr_can_copy_vector(t, i) : (r->attr & (A_SSE | A_AVX | A_AVX512 | A_MXCSR)) != 0)
 		return false;
