@@ -71,6 +71,7 @@ static bool loop_fault(struct cpu *c, enum exit_reason *reason)
 	}
 	if (!event_merge(c, &c->fault, &e)) {
 		c->delivering.type = EV_NONE;
+		cpu_update_mode(c); /* the last delivery may have got as far as a new SS */
 		*reason = EXIT_TRIPLE_FAULT;
 		return true;
 	}

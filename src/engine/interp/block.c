@@ -157,14 +157,18 @@ static bool block_build(struct block_cache *bc, struct cpu *c, struct block *b, 
 {
 	unsigned room = PAGE_SIZE - (unsigned)((u64)p & (PAGE_SIZE - 1)), len = 0;
 	struct insn *insns = (struct insn *)(bc->pool + bc->pool_used);
+	u8 bytes[BLOCK_INSNS_MAX * 15];
 
+	/* From a copy: another vCPU may be writing there, and what is compared later must be what was decoded. */
+	room = MIN(room, (unsigned)sizeof(bytes));
+	memcpy(bytes, p, room);
 	if (bc->pool_used + BLOCK_INSNS_MAX * (sizeof(struct insn) + 15) + 64 > BLOCK_POOL_SIZE)
 		return false;
 	*b = (struct block){.code_bits = c->code_bits};
 	while (b->nr < BLOCK_INSNS_MAX && !b->ends && len < room) {
 		struct insn *i = &insns[b->nr];
 		unsigned avail = MIN(room - len, 15u);
-		enum decode_status st = decode(i, p + len, avail, c->code_bits);
+		enum decode_status st = decode(i, bytes + len, avail, c->code_bits);
 		if (st == DECODE_SHORT)
 			break;
 		if (!block_bind(&bc->copy, c, i, st)) {
@@ -180,7 +184,7 @@ static bool block_build(struct block_cache *bc, struct cpu *c, struct block *b, 
 	b->code = p;
 	b->insns = insns;
 	b->len = (u16)len;
-	memcpy(insns + b->nr, p, len);
+	memcpy(insns + b->nr, bytes, len);
 	bc->pool_used = ALIGN_UP(bc->pool_used + b->nr * sizeof(struct insn) + len, 16);
 	return true;
 }

@@ -23,6 +23,7 @@ static void tr_helper(struct tr *t, unsigned n, const struct insn *i)
 		emit_call(t->e, t->j->stub_helper);
 	memset(t->vec, 0, sizeof(t->vec));
 	t->vec_checked = 0;
+	t->xinuse = 0;
 }
 
 /* Which of the instruction's register fields name general registers. */
@@ -192,19 +193,25 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 
 /* --- Blocks --------------------------------------------------------------------------------------------------------- */
 
-/* Decodes up to the end of the block. False: full. */
+/*
+ * Decodes up to the end of the block, from a copy: another vCPU may be writing there, and what is compared with memory
+ * later must be what was decoded. False: full.
+ */
 static bool tr_decode(struct tr *t, const u8 *p)
 {
+	u8 bytes[JIT_INSNS_MAX * 15];
+	unsigned room = (unsigned)MIN(t->page_end - p, (s64)sizeof(bytes)), len = 0;
 	bool ends = false;
-	unsigned len = 0;
 
-	while (t->nr < JIT_INSNS_MAX && !ends && p + len < t->page_end) {
+	memcpy(bytes, p, room);
+
+	while (t->nr < JIT_INSNS_MAX && !ends && len < room) {
 		struct insn *i = jit_data(t->j, sizeof(*i));
 		if (!i)
 			return false;
 		if (!t->insn)
 			t->insn = i;
-		enum decode_status st = decode(i, p + len, (unsigned)MIN((s64)15, t->page_end - (p + len)), 64);
+		enum decode_status st = decode(i, bytes + len, MIN(room - len, 15u), 64);
 		if (st == DECODE_SHORT)
 			break;
 		if (!block_bind(&t->j->copy, t->j->cpu, i, st))
@@ -215,6 +222,10 @@ static bool tr_decode(struct tr *t, const u8 *p)
 	}
 	t->b->len = (u16)len;
 	t->b->nr = (u8)t->nr;
+	t->b->bytes = jit_data(t->j, len);
+	if (!t->b->bytes)
+		return false;
+	memcpy(t->b->bytes, bytes, len);
 	return true;
 }
 
@@ -268,15 +279,20 @@ struct jit_block *jit_translate(struct jit *j, const u8 *p)
 		return NULL;
 	if (!t.nr)
 		return b;
-	b->bytes = jit_data(j, b->len);
-	if (!b->bytes)
+	b->insns = t.insn;
+	b->older = j->newest;
+	b->offset = jit_data(j, b->nr * sizeof(*b->offset));
+	if (!b->offset)
 		return NULL;
-	memcpy(b->bytes, p, b->len);
 	tr_liveness(&t);
 	emit_poll(&t);
 	for (unsigned n = 0; n < t.nr && !t.full;) {
-		for (unsigned done = tr_insn(&t, n); done; done--)
+		b->offset[n] = (u16)(emit_here(&j->e) - b->entry);
+		for (unsigned done = tr_insn(&t, n); done; done--) {
 			t.rip += t.insn[n++].len;
+			if (done > 1) /* under one check: they count as the first of them */
+				b->offset[n] = (u16)(emit_here(&j->e) - b->entry);
+		}
 	}
 	const struct insn *last = &t.insn[t.nr - 1];
 	if (!t.full && (!block_ends_at(last) || tr_is_jcc(last))) {
@@ -285,5 +301,8 @@ struct jit_block *jit_translate(struct jit *j, const u8 *p)
 	}
 	tr_emit_late_paths(&t);
 	j->stat.blocks++;
-	return t.full ? NULL : b;
+	if (t.full)
+		return NULL;
+	j->newest = b;
+	return b;
 }
