@@ -318,6 +318,8 @@ struct cpu {
 	void (*code_write)(struct cpu *c, const struct gpa_slot *slot, u64 gpa, u8 *host, unsigned size);
 	/* Likewise: such a page, at @host, is entered in the TLB. */
 	void (*code_fill)(struct cpu *c, const u8 *host);
+	/* Likewise: a signal has interrupted guest code, with this ucontext_t; the registers must be brought up to date. */
+	void (*host_fault)(struct cpu *c, const void *context);
 	void *owner;     /* the kvm room's vcpu */
 
 	/* Counters for people. */

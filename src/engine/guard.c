@@ -48,6 +48,8 @@ static void guard_handler(int sig, siginfo_t *info, void *context)
 	} else if (c && c->in_engine) {
 		const struct gpa_slot *s = guest_slot(c, info->si_addr);
 		if (s) {
+			if (c->host_fault)
+				c->host_fault(c, context);
 			c->exit.reason = EXIT_MEMORY_FAULT;
 			c->exit.gpa = s->gpa + (u64)((u8 *)info->si_addr - s->hva);
 			longjmp(*c->unwind, UNWIND_EXIT);

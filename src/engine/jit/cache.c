@@ -33,13 +33,12 @@ struct jit_block *jit_find(struct jit *j, u64 rip, const u8 *p)
 	return NULL;
 }
 
-/* The memory slot that holds host address @p, or NULL. */
-static const struct gpa_slot *slot_of(const struct gpa_map *m, const u8 *p)
+/* The counter of the page at host address @p in slot @s: see gpa_slot.code. NULL: it is not there. */
+static _Atomic u16 *mark_in(const struct gpa_slot *s, const u8 *p)
 {
-	for (u32 n = 0; m && n < m->nr; n++)
-		if (p >= m->slot[n].hva && p < m->slot[n].hva + m->slot[n].size)
-			return &m->slot[n];
-	return NULL;
+	u64 off = (u64)(p - s->hva);
+
+	return s->code && off < s->size ? &s->code[off >> PAGE_SHIFT] : NULL;
 }
 
 static bool page_has_blocks(const struct jit *j, const u8 *p)
@@ -53,37 +52,43 @@ static bool page_has_blocks(const struct jit *j, const u8 *p)
 /* This vCPU has translated something of @b's page, for the first time since it had nothing of it. */
 static void mark_page(struct jit *j, struct jit_block *b)
 {
-	const struct gpa_slot *s = slot_of(j->cpu->map, b->code);
+	const struct gpa_map *m = j->cpu->map;
+	bool fresh = false;
 
-	if (!s || !s->code)
-		return;
-	b->mark = &s->code[(u64)(b->code - s->hva) >> PAGE_SHIFT];
-	b->mark_id = s->code_id;
-	if (atomic_fetch_add(b->mark, 1) == 0) {
+	/* Several slots may show the same memory. */
+	for (u32 n = 0; n < m->nr; n++) {
+		_Atomic u16 *mark = mark_in(&m->slot[n], b->code);
+		if (!mark)
+			continue;
+		fresh |= atomic_fetch_add(mark, 1) == 0;
+		b->mark_id = MAX(b->mark_id, m->slot[n].code_id);
+	}
+	if (fresh) {
 		tlb_drop_writes(j->cpu, b->code);
 		hub_watch(j, b->code);
 	}
 }
 
-/* Its last block there is gone. The counter is gone too when the memory slot was deleted. */
+/* Its last block there is gone. So is the counter where the memory slot was deleted; newer slots were not marked. */
 static void unmark_page(struct jit *j, const struct jit_block *b)
 {
-	const struct gpa_slot *s = slot_of(j->cpu->map, b->code);
+	const struct gpa_map *m = j->cpu->map;
 
-	if (b->mark && s && s->code_id == b->mark_id)
-		atomic_fetch_sub(b->mark, 1);
+	for (u32 n = 0; m && n < m->nr; n++) {
+		_Atomic u16 *mark = mark_in(&m->slot[n], b->code);
+		if (mark && m->slot[n].code_id <= b->mark_id)
+			atomic_fetch_sub(mark, 1);
+	}
 }
 
 void jit_insert(struct jit *j, struct jit_block *b)
 {
 	struct jit_block **h = &j->hash[hash_rip(b->rip)], **page = &j->page[hash_page(b->code)];
 
-	for (struct jit_block *o = *page; o && !b->mark; o = o->page_next)
-		if (((u64)o->code ^ (u64)b->code) < PAGE_SIZE) {
-			b->mark = o->mark;
+	for (struct jit_block *o = *page; o && !b->mark_id; o = o->page_next)
+		if (((u64)o->code ^ (u64)b->code) < PAGE_SIZE)
 			b->mark_id = o->mark_id;
-		}
-	if (!b->mark)
+	if (!b->mark_id)
 		mark_page(j, b);
 	b->settled_at = hub_now(j);
 	b->verified = j->client_gen;
@@ -170,6 +175,7 @@ void jit_flush(struct jit *j)
 			jit_block_kill(j, j->page[n]);
 	j->e.p = j->code_start;
 	j->data_p = j->data;
+	j->newest = NULL;
 	copy_arena_reset(&j->copy);
 	j->stat.flushes++;
 }

@@ -358,6 +358,7 @@ static int jit_vcpu_create(struct cpu *c)
 		jit_make_stubs(j);
 	c->code_write = jit_code_write;
 	c->code_fill = jit_code_fill;
+	c->host_fault = jit_host_fault;
 	return 0;
 }
 

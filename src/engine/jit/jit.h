@@ -57,11 +57,13 @@ struct jit_block {
 	u64 rip;
 	u64 entry;             /* host code, in the executable mapping */
 	u8 *bytes;             /* what was translated */
+	const struct insn *insns;
+	u16 *offset;           /* of each instruction's code from @entry */
+	struct jit_block *older;     /* made before this one */
 	struct jit_block *next;      /* in the hash chain */
 	struct jit_block *page_next; /* of the blocks that begin in the same page */
 	struct jit_link *incoming;
-	_Atomic u16 *mark;     /* the memory slot's counter of the page: see gpa_slot.code */
-	u64 mark_id;
+	u64 mark_id;           /* the latest of the memory slots that show the page and were marked; 0: none */
 	u64 settled_at;        /* see hub.h */
 	u64 verified;          /* jit.client_gen at which its bytes were those in memory */
 	u16 len;
@@ -98,6 +100,7 @@ struct jit {
 	struct emit e;
 	struct copy_arena copy; /* thunks of the instructions in blocks */
 	u8 *data, *data_p;     /* blocks, instructions, links: freed together */
+	struct jit_block *newest;
 	struct jit_block *hash[1u << JIT_HASH_BITS];
 	struct jit_block *page[1u << JIT_HASH_BITS];
 	u64 client_gen;        /* counts the moments since which the client may have written to guest memory: see jit.c */
@@ -152,7 +155,10 @@ void jit_verify_page(struct jit *j, const u8 *p);
 void *jit_data(struct jit *j, size_t size);
 void jit_link_set(struct jit_link *l, struct jit_block *to);
 
-/* Called from generated code (run.c). */
+/* fault.c: brings the CPU's registers up to date in a signal handler; @context is its ucontext_t. */
+void jit_host_fault(struct cpu *c, const void *context);
+
+/* Called from generated code (jit.c). */
 u64 jit_helper(struct jit *j, const struct jit_site *site);
 void *jit_slow(struct jit *j, u64 la, const struct jit_site *site);
 #define JIT_SLOW_SKIP ((void *)0) /* the instruction was executed in C: go on with the next */

@@ -1,0 +1,48 @@
+/*
+ * A host signal in generated code: the client's mapping does not answer. The guest's registers are in the host's then,
+ * and where in the guest's code it is must be found from where in ours. An instruction changes nothing before its
+ * access, and the flags that still matter are in their slot, as generated code has them before every access.
+ */
+#include <ucontext.h>
+#include <xmmintrin.h>
+
+#include "engine/jit/jit.h"
+
+/* In the order of enum gpr: those that the host's registers hold. */
+static const u8 greg_of[] = {[RAX] = REG_RAX, [RCX] = REG_RCX, [RDX] = REG_RDX, [RBX] = REG_RBX, [RSP] = REG_R13,
+			     [RBP] = REG_RBP, [RSI] = REG_RSI, [RDI] = REG_RDI, [R8] = REG_R8,	 [R9] = REG_R9,
+			     [R10] = REG_R10, [R11] = REG_R11, [R12] = REG_R12};
+
+/* The guest's instruction whose code is at @pc. */
+static u64 rip_at(const struct jit *j, u64 pc)
+{
+	const struct jit_block *b = j->newest;
+
+	/* Blocks lie one behind the other, in the order in which they were made. */
+	while (b && b->entry > pc)
+		b = b->older;
+	if (!b)
+		return j->cpu->rip;
+	u64 rip = b->rip;
+	for (unsigned n = 0; n + 1 < b->nr && b->entry + b->offset[n + 1] <= pc; n++)
+		rip += b->insns[n].len;
+	return rip;
+}
+
+void jit_host_fault(struct cpu *c, const void *context)
+{
+	const ucontext_t *u = context;
+	const greg_t *g = u->uc_mcontext.gregs;
+	struct jit *j = jit_of(c);
+	u64 pc = (u64)g[REG_RIP];
+
+	if (pc - (u64)j->rx >= j->code_size)
+		return; /* C code has all in struct cpu */
+	for (unsigned n = 0; n < ARRAY_SIZE(greg_of); n++)
+		c->gpr[n] = (u64)g[greg_of[n]];
+	c->rip = rip_at(j, pc);
+	jit_flags_to_cpu(j);
+	if (!(j->vec_bad & VEC_FP) && u->uc_mcontext.fpregs)
+		c->fpu.mxcsr = u->uc_mcontext.fpregs->mxcsr;
+	_mm_setcsr(j->host_mxcsr);
+}
