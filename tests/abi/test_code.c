@@ -25,7 +25,8 @@ static const char *engine;
 static void enter_64bit(struct abi_vm *m, int vcpu, u64 rip)
 {
 	const struct kvm_segment code = {.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
-	const struct kvm_segment data = {.limit = ~0u, .selector = 16, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1};
+	const struct kvm_segment data = {
+		.limit = ~0u, .selector = 16, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1};
 	struct kvm_regs regs = {.rip = rip, .rflags = 2, .rsp = STACK};
 	struct kvm_sregs s;
 
@@ -118,7 +119,7 @@ static void test_client_loads(void **state)
 	}
 }
 
-/* --- Memory slots --------------------------------------------------------------------------------------------------- */
+/* --- Memory slots --------------------------------------------------------------------------------------------- */
 
 GUEST_CODE(64, in_slot, "1: movl $100, %ecx\n2: call *%rbx; decl %ecx; jnz 2b; outl %eax, $0x10; jmp 1b");
 
@@ -184,13 +185,14 @@ static void test_aliased_slots(void **state)
 	munmap(p, PAGE_SIZE);
 }
 
-/* --- Memory that is not there ------------------------------------------------------------------------------------------ */
+/* --- Memory that is not there --------------------------------------------------------------------------------- */
 
 /* Each access comes twice, once before the mapping is gone: so it is translated, and its page in the TLB. */
 GUEST_CODE(64, vanishing,
 	   "movl $2, %ecx; movl $0x400000, %ebx; movl $0x1111, %r12d; movl $0x2222, %r13d; movl $0x3333, %r15d\n"
 	   "1: outl %eax, $0x10; incl %r12d; addl $2, %r13d; subl $1, %r15d; addl %ecx, 0x10(%rbx,%rcx,4)\n"
-	   "incl %r12d; leal 0x100(%rbx), %esp; pushq %r13; popq %r14; addl $2, %r13d; decl %ecx; jnz 1b; outl %eax, $0x11");
+	   "incl %r12d; leal 0x100(%rbx), %esp; pushq %r13; popq %r14; addl $2, %r13d; decl %ecx; jnz 1b\n"
+	   "outl %eax, $0x11");
 
 static void test_mapping_gone(void **state)
 {

@@ -71,7 +71,8 @@ static void make_page_tables(void)
 	map_window(PT_DATA, DATA_WINDOW, DATA_BASE + DATA_RW, DATA_RO, PTE_NX);
 	map_window(PT_CODE, CODE_WINDOW, CODE_BASE, CODE_SIZE, 0);
 	for (unsigned a = 0; a < CODE_SIZE; a += PAGE_SIZE)
-		put64(PT_CODE + ((CODE_ALIAS + a) >> PAGE_SHIFT & 511) * 8, (CODE_BASE + a) | PTE_P | PTE_W | PTE_U | PTE_NX);
+		put64(PT_CODE + ((CODE_ALIAS + a) >> PAGE_SHIFT & 511) * 8,
+		      (CODE_BASE + a) | PTE_P | PTE_W | PTE_U | PTE_NX);
 }
 
 /* Linux's descriptors as user mode sees them through LAR, LSL, VERR and segment loads. */

@@ -2,9 +2,9 @@
  * Random programs. Blocks of random instructions end in random transfers to each other; every jump back takes from the
  * fuel, a counter in memory, so that each program ends; functions stand behind the main part's INT3.
  *
- * Instructions come from generate(), each with the registers that its memory operand needs, which MOVs set up before it.
- * What the processor leaves undefined in the flags is tracked: before it could be read, or be carried into another
- * block, an instruction that sets all flags is put in.
+ * Instructions come from generate(). The registers that a memory operand needs are set up by MOVs before it. What the
+ * processor leaves undefined in the flags is tracked: before it could be read, or be carried into another block, an
+ * instruction that sets all flags is put in.
  */
 #include "sequence.h"
 
@@ -26,6 +26,7 @@ struct gen {
 	u16 undefined;
 	u16 carried;  /* undefined flags may be carried from block to block */
 	bool rsp_good, in_function;
+	bool vectors; /* above all */
 	unsigned block, nr_blocks, nr_main;
 	u16 label[NR_BLOCKS];
 	struct fixup fixup[NR_FIXUPS];
@@ -35,7 +36,7 @@ struct gen {
 	unsigned nr_imm, nr_modrm, nr_imm_use, nr_modrm_use;
 };
 
-/* --- Placing ------------------------------------------------------------------------------------------------------ */
+/* --- Placing -------------------------------------------------------------------------------------------------- */
 
 static bool is_full(const struct gen *g)
 {
@@ -105,7 +106,7 @@ static void place_branch(struct gen *g, const u8 *bytes, unsigned len, unsigned 
 	place32(g, bytes, len, 0);
 }
 
-/* --- Instructions --------------------------------------------------------------------------------------------------- */
+/* --- Instructions --------------------------------------------------------------------------------------------- */
 
 enum kind { INTEGER, VECTOR, OTHER, IN_C, NR_KIND };
 static u16 rows[NR_KIND][4096];
@@ -155,8 +156,8 @@ static bool names_rsp(const struct insn *i)
 
 	for (unsigned n = 0; n < 4; n++) {
 		unsigned k = operand_info[r->operand[n]].kind;
-		if ((k == OK_G && i->reg == RSP) || ((k == OK_E || k == OK_R || k == OK_Z) && !i->is_mem && i->rm == RSP) ||
-		    (k == OK_B && i->vvvv == RSP))
+		bool rm = !i->is_mem && (k == OK_E || k == OK_R || k == OK_Z);
+		if ((k == OK_G && i->reg == RSP) || (rm && i->rm == RSP) || (k == OK_B && i->vvvv == RSP))
 			return true;
 	}
 	return starts(r, "push") || starts(r, "pop") || named(r, "enter") || named(r, "leave");
@@ -177,9 +178,9 @@ static bool goes_well(const struct test_case *t)
 static bool pick_insn(const struct gen *g, struct test_case *t)
 {
 	u64 k = rng_below(100);
-	enum kind kind = k < 55 ? INTEGER : k < 80 ? VECTOR : k < 84 ? OTHER : IN_C;
+	enum kind kind = k < (g->vectors ? 20 : 55) ? INTEGER : k < 80 ? VECTOR : k < 84 ? OTHER : IN_C;
 
-	for (unsigned tries = 0; tries < 20; tries++) {
+	for (unsigned tries = 0; tries < 40; tries++) {
 		t->row = &insn_rows[rows[kind][rng_below(nr_rows[kind])]];
 		do
 			generate(t);
@@ -191,6 +192,9 @@ static bool pick_insn(const struct gen *g, struct test_case *t)
 		if (i->is_mem && i->seg >= SEG_FS && i->base >= 16)
 			continue;
 		if (names_rsp(i) && (g->in_function ? !rng_chance(20) : !rng_chance(4)))
+			continue;
+		/* Mostly the same few registers. */
+		if (g->vectors && kind == VECTOR && (i->reg > 3 || i->vvvv > 7) && !rng_chance(10))
 			continue;
 		if (goes_well(t) || rng_chance(60))
 			return true;
@@ -229,9 +233,13 @@ static void place_setup(struct gen *g, const struct test_case *t)
 		return;
 	if (i->index != NO_REG && i->index < 16)
 		place_mov(g, i->index, v[i->index]);
-	u64 shift = i->seg == SEG_FS ? t->in.fs_base - g->p->in.fs_base : i->seg == SEG_GS ? t->in.gs_base - g->p->in.gs_base : 0;
+	u64 base = i->base < 16 ? v[i->base] : 0;
+	if (i->seg == SEG_FS)
+		base += t->in.fs_base - g->p->in.fs_base;
+	if (i->seg == SEG_GS)
+		base += t->in.gs_base - g->p->in.gs_base;
 	if (i->base < 16 && i->base != i->index)
-		place_mov(g, i->base, v[i->base] + shift);
+		place_mov(g, i->base, base);
 }
 
 static void place_random(struct gen *g)
@@ -282,16 +290,17 @@ static void place_stack(struct gen *g)
 		place(g, BYTES(0x40 | reg >> 3, 0x50 | (reg & 7)));
 		break;
 	}
-	/* In a function the return address must be on top at the end. */
 }
 
-/* --- Code that writes code -------------------------------------------------------------------------------------------- */
+/* --- Code that writes code ------------------------------------------------------------------------------------ */
 
 static void place_patchable(struct gen *g)
 {
 	u8 reg = rng_below(16);
 
-	if (reg == RSP || is_full(g))
+	if (g->nr_imm + g->nr_modrm == NR_FIXUPS)
+		return;
+	if (reg == RSP)
 		reg = R13;
 	if (rng() & 1) {
 		g->imm[g->nr_imm++] = (u16)(g->at + 2);
@@ -308,6 +317,8 @@ static void place_patch(struct gen *g)
 	u8 b[12] = {0xc7, 0x04, 0x25};
 	u32 v = (u32)rng();
 
+	if (g->nr_imm_use + g->nr_modrm_use == NR_FIXUPS)
+		return;
 	if (rng() & 1) {
 		g->imm_use[g->nr_imm_use++] = (u16)(g->at + 3);
 		memcpy(b + 7, &v, 4);
@@ -332,7 +343,7 @@ static void fix_patches(struct gen *g)
 	}
 }
 
-/* --- Transfers ----------------------------------------------------------------------------------------------------------- */
+/* --- Transfers ------------------------------------------------------------------------------------------------ */
 
 static void place_jcc(struct gen *g, unsigned block)
 {
@@ -456,7 +467,7 @@ static void place_block(struct gen *g)
 		place_clean(g);
 }
 
-/* --- Programs ------------------------------------------------------------------------------------------------------------- */
+/* --- Programs ------------------------------------------------------------------------------------------------- */
 
 static void pick_start(struct gen *g)
 {
@@ -489,6 +500,7 @@ void program_generate(struct program *p)
 	memset(native_code(), CODE_FILL, CODE_SIZE);
 	g.at = (unsigned)rng_below(PAGE_SIZE - 256);
 	g.carried = rng() & 1 ? FL_AF : 0;
+	g.vectors = rng_chance(3);
 	g.nr_main = 1 + (unsigned)rng_below(10);
 	g.nr_blocks = g.nr_main + 1 + (unsigned)rng_below(4);
 	pick_start(&g);

@@ -225,8 +225,8 @@ int main(int argc, char **argv)
 	bool failed = false;
 
 	if (!parse_options(argc, argv)) {
-		fprintf(stderr, "usage: %s [--engine interp|jit] [--seed N] [--cases N] [--row NAME] [--isa NAME] [--case N] [--verbose]\n",
-			argv[0]);
+		fprintf(stderr, "usage: %s [--engine interp|jit] [--seed N] [--cases N] [--row NAME] [--isa NAME] "
+			"[--case N] [--verbose]\n", argv[0]);
 		return 2;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);

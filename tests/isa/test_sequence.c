@@ -58,15 +58,16 @@ static u64 flags_live(const struct result *r, u64 rip)
 		const struct insn_row *row = &insn_rows[i.row];
 		live |= row->flags_read & open;
 		open &= ~(u64)(row->flags_written | row->flags_undefined);
-		if (row->class_ != CLASS_COPY && row->sem != &sem_push_e && row->sem != &sem_push_i && row->sem != &sem_pop_r &&
-		    row->sem != &sem_leave)
+		bool stack = row->sem == &sem_push_e || row->sem == &sem_push_i || row->sem == &sem_pop_r ||
+			     row->sem == &sem_leave;
+		if (row->class_ != CLASS_COPY && !stack)
 			return live | open;
 		rip += i.len;
 	}
 	return live;
 }
 
-/* --- Comparison -------------------------------------------------------------------------------------------------- */
+/* --- Comparison ----------------------------------------------------------------------------------------------- */
 
 static bool tell; /* print what differs */
 
@@ -146,7 +147,7 @@ static int compare(const struct program *p)
 	return 0;
 }
 
-/* --- Reports ------------------------------------------------------------------------------------------------------ */
+/* --- Reports -------------------------------------------------------------------------------------------------- */
 
 static void print_program(const struct program *p)
 {
@@ -154,7 +155,8 @@ static void print_program(const struct program *p)
 		const struct placed *i = &p->insn[n];
 		const u8 *bytes = p->code + i->at;
 		ZydisDisassembledInstruction d;
-		bool ok = ZYAN_SUCCESS(ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, CODE_BASE + i->at, bytes, i->len, &d));
+		bool ok = ZYAN_SUCCESS(
+			ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, CODE_BASE + i->at, bytes, i->len, &d));
 
 		if (i->removed)
 			continue;
@@ -217,7 +219,7 @@ static bool one_case(u64 n)
 	return false;
 }
 
-/* The signal that ends a run which does not end by itself comes after some processor time, however busy the machine is. */
+/* The signal that ends a run which does not end by itself comes by processor time, however busy the machine is. */
 static void set_timer(void)
 {
 	struct sigevent by = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
@@ -269,6 +271,7 @@ int main(int argc, char **argv)
 	for (unsigned v = 0; v < 32; v++)
 		if (ended[v])
 			printf(" vector %u: %llu;", v, (unsigned long long)ended[v]);
-	printf(" no end: %u\n%sok 1 - random sequences: %llu\n1..1\n", endless, failed ? "not " : "", (unsigned long long)n);
+	printf(" no end: %u\n", endless);
+	printf("%sok 1 - random sequences: %llu\n1..1\n", failed ? "not " : "", (unsigned long long)n);
 	return failed != 0;
 }
