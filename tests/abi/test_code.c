@@ -211,7 +211,7 @@ static void test_mapping_gone(void **state)
 		ioc_err(m->vcpu, KVM_RUN, 0, EFAULT);
 		assert_int_equal(m->run->exit_reason, KVM_EXIT_MEMORY_FAULT);
 		r = abi_regs(m);
-		assert_int_equal(*(u32 *)(m->mem + r.rip), 0x108b4c01); /* the ADD to memory */
+		assert_memory_equal(m->mem + r.rip, "\x01\x4c\x8b\x10", 4); /* the ADD to memory */
 		assert_int_equal(r.rcx, 1);
 		assert_int_equal(r.r12, 0x1111 + 3);
 		assert_int_equal(r.r13, 0x2222 + 6);
