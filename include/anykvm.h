@@ -42,6 +42,12 @@ void anykvm_signal(void);
  */
 int anykvm_set_engine(const char *name);
 
+/*
+ * Lets perf(1) name guest code: from now on the translator writes a line for each block to /tmp/perf-PID.map. The
+ * environment's ANYKVM_PERF_MAP=1 does the same. 0 or -errno.
+ */
+int anykvm_perf_map(void);
+
 /* True when @fd is one of ours. */
 bool anykvm_owns(int fd);
 

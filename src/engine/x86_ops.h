@@ -7,6 +7,18 @@
 
 #include "cpu/cpu.h"
 
+/* A counter for people: a u64 at @offset in *cpu->engine, written by the vCPU's thread alone. */
+struct x86_stat {
+	const char *name;
+	enum x86_stat_kind {
+		X86_STAT_COUNT,
+		X86_STAT_NS,
+		X86_STAT_TICKS, /* of the host's TSC; told in ns */
+		X86_STAT_BYTES, /* as of now; the others only grow */
+	} kind;
+	u32 offset;
+};
+
 struct x86_ops {
 	const char *name;
 
@@ -42,10 +54,19 @@ struct x86_ops {
 
 	/* From any thread: the run ends soon. Sets @req in cpu->request. */
 	void (*kick)(struct cpu *c, u32 req);
+
+	/* Up to a row without a name. NULL: none. */
+	const struct x86_stat *stats;
 };
 
 extern const struct x86_ops interp_x86_ops;
 extern const struct x86_ops jit_x86_ops;
+
+/*
+ * From now on translated code is named in /tmp/perf-PID.map, for perf(1). Process-wide; a child after fork(2) writes to
+ * its parent's. 0 or -errno.
+ */
+int engine_perf_map(void);
 
 /* The engine of that name ("interp", "jit"), or NULL. */
 const struct x86_ops *engine_find(const char *name);

@@ -5,31 +5,40 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "kvm/file.h"
 #include "kvm/kvm.h"
 #include "kvm_if.h"
 
-static pthread_once_t engine_once = PTHREAD_ONCE_INIT;
+static pthread_once_t environment_once = PTHREAD_ONCE_INIT;
 
-static void engine_from_environment(void)
+static void read_environment(void)
 {
-	const char *name = getenv("ANYKVM_ENGINE");
+	const char *name = getenv("ANYKVM_ENGINE"), *perf_map = getenv("ANYKVM_PERF_MAP");
 
 	if (name && vm_set_engine(name))
 		log_warn("ANYKVM_ENGINE=%s: no such engine (there are interp and jit)", name);
+	if (perf_map && strcmp(perf_map, "0") && engine_perf_map())
+		log_warn("ANYKVM_PERF_MAP: /tmp/perf-%d.map cannot be written", getpid());
 }
 
 int anykvm_set_engine(const char *name)
 {
-	pthread_once(&engine_once, engine_from_environment);
+	pthread_once(&environment_once, read_environment);
 	return vm_set_engine(name);
+}
+
+int anykvm_perf_map(void)
+{
+	return engine_perf_map();
 }
 
 int anykvm_open(void)
 {
-	pthread_once(&engine_once, engine_from_environment);
+	pthread_once(&environment_once, read_environment);
 	return dev_open();
 }
 

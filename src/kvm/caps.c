@@ -105,6 +105,7 @@ static const struct cap_row {
 	[KVM_CAP_EXIT_ON_EMULATION_FAILURE] = {1},
 	[KVM_CAP_VCPU_ATTRIBUTES] = {1},
 	[KVM_CAP_XSAVE2] = {.fn = xsave2_bytes},
+	[KVM_CAP_BINARY_STATS_FD] = {1},
 	[KVM_CAP_SYS_ATTRIBUTES] = {1},
 	[KVM_CAP_DISABLE_QUIRKS2] = {QUIRKS},
 	[KVM_CAP_VM_TSC_CONTROL] = {1},

@@ -44,6 +44,7 @@ static int handle_pio(struct vcpu *v, struct io_op *op)
 	struct kvm_run *run = v->run;
 	u64 data = op->data;
 
+	v->stat.io_exits++;
 	int r = in ? (data = 0, iobus_read(v, BUS_PIO, op->addr, op->size, &data))
 		   : iobus_write(v, BUS_PIO, op->addr, op->size, &data);
 	if (r == 0) {
@@ -95,6 +96,7 @@ static int handle_mmio(struct vcpu *v, struct io_op *op)
 		     : iobus_write(v, BUS_MMIO, op->addr, op->size, &op->data);
 	if (r == 0)
 		return answered(v);
+	v->stat.mmio_exits++;
 	run->mmio.phys_addr = op->addr;
 	run->mmio.len = op->size;
 	run->mmio.is_write = !read;
@@ -170,6 +172,7 @@ static int handle_io(struct vcpu *v)
 	case IO_CR8_WRITE:
 		return handle_cr8(v, op);
 	default:
+		v->stat.hypercalls++;
 		op->data = pv_hypercall(v);
 		return answered(v);
 	}

@@ -25,6 +25,7 @@
 #include "irqchip/irqchip.h"
 #include "kvm/abi.h"
 #include "kvm/iobus.h"
+#include "kvm/stats.h"
 
 #define VM_MAX_VCPUS IRQCHIP_MAX_LAPICS
 #define VM_MAX_VCPU_ID 4096
@@ -104,6 +105,9 @@ struct vcpu {
 	u32 pv_version;
 	u32 tsc_khz;            /* of the guest's TSC */
 	bool pv_enforce;        /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
+
+	struct vcpu_stat stat;   /* [v] */
+	struct stats_file stats; /* [v] */
 };
 
 /* --- VM ---------------------------------------------------------------------------------------------- */
@@ -166,6 +170,9 @@ struct vm {
 	pthread_mutex_t filter_lock;
 	struct msr_filter *msr_filter;       /* [filter_lock] */
 	_Atomic bool msr_exits;              /* [a] the guest's MSR accesses must be looked at */
+
+	struct vm_stat stat;                 /* [S] */
+	struct stats_file stats;             /* [S] */
 };
 
 static inline bool lapic_in_kernel(const struct vcpu *v)

@@ -120,9 +120,13 @@ void vm_quiesce(struct vm *vm)
 	for (u32 i = 0; i < nr; i++) {
 		u32 seen = atomic_load(&vm->vcpu[i]->seen_gen);
 
-		if (seen != 0 && seen != gen)
+		if (seen != 0 && seen != gen) {
 			vm->ops->kick(&vm->vcpu[i]->cpu, REQ_TLB_FLUSH);
+			vm->stat.remote_tlb_flush++;
+		}
 	}
+	vm->stat.remote_tlb_flush_requests++;
+	vm_stats_publish(vm);
 	pthread_mutex_lock(&vm->quiet_lock);
 	for (u32 i = 0; i < nr; i++) {
 		u32 seen;
@@ -226,6 +230,7 @@ static void inject_interrupt(struct vcpu *v)
 	if (vector < 0)
 		return;
 	v->vm->ops->inject(&v->cpu, &(struct event){.type = EV_EXTINT, .vector = (u8)vector});
+	v->stat.irq_injections++;
 	pv_eoi_offer(v);
 }
 
@@ -247,6 +252,7 @@ static void inject_pending_event(struct vcpu *v)
 	} else if (v->nmi_pending && !c->nmi_blocked && !c->int_shadow) {
 		v->nmi_pending--;
 		ops->inject(c, &(struct event){.type = EV_NMI, .vector = VEC_NMI});
+		v->stat.nmi_injections++;
 	} else if (cpu_irq_allowed(c)) {
 		inject_interrupt(v);
 	}
@@ -326,6 +332,15 @@ static void arm_timer(struct vcpu *v, u64 deadline)
 	}
 }
 
+static enum exit_reason engine_run(struct vcpu *v)
+{
+	enum exit_reason reason = v->vm->ops->run(&v->cpu);
+
+	v->stat.exits++;
+	vcpu_stats_publish(v);
+	return reason;
+}
+
 /* 1: go on, 0: exit to the client, < 0: -errno. */
 static int vcpu_enter_guest(struct vcpu *v)
 {
@@ -356,18 +371,21 @@ static int vcpu_enter_guest(struct vcpu *v)
 			if (v->mp_state != KVM_MP_STATE_RUNNABLE)
 				return 1;
 		}
-		if (req & VREQ_EVENT)
+		if (req & VREQ_EVENT) {
+			v->stat.req_event++;
 			inject_pending_event(v);
+		}
 	}
 	if (client_wants_window(v)) {
 		if (ready_for_interrupt(v)) {
+			v->stat.request_irq_exits++;
 			v->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
 			return 0;
 		}
 		v->vm->ops->enable_irq_window(c);
 	}
 	arm_timer(v, atomic_load(&v->deadline));
-	enum exit_reason reason = v->vm->ops->run(c);
+	enum exit_reason reason = engine_run(v);
 	if (v->eoi_offered)
 		pv_eoi_collect(v);
 	return vcpu_handle_exit(v, reason);
@@ -424,8 +442,13 @@ static int vcpu_block(struct vcpu *v)
 	arm_timer(v, IRQCHIP_NEVER);
 	map_put(v);
 	atomic_store(&v->blocking, true);
+	u64 start = timer_now();
 	while (r > 0 && !has_work(v))
 		r = vcpu_sleep(v);
+	if (v->mp_state == KVM_MP_STATE_HALTED) {
+		v->stat.halt_wait_ns += timer_now() - start;
+		v->stat.halt_wakeup++;
+	}
 	atomic_store(&v->blocking, false);
 	if (r < 0)
 		return r;
@@ -445,8 +468,10 @@ static int vcpu_run(struct vcpu *v)
 
 		if (r > 0 && !in_instruction(v) && (client_wants_exit(v) || sigmask_pending(v)))
 			r = -EINTR;
-		if (r == -EINTR)
+		if (r == -EINTR) {
+			v->stat.signal_exits++;
 			v->run->exit_reason = KVM_EXIT_INTR;
+		}
 		if (r <= 0)
 			return r;
 	}
@@ -525,7 +550,7 @@ static int run_prepared(struct vcpu *v)
 		map_get(v);
 		do {
 			atomic_fetch_or(&v->cpu.request, REQ_KICK);
-			r = vcpu_handle_exit(v, v->vm->ops->run(&v->cpu));
+			r = vcpu_handle_exit(v, engine_run(v));
 		} while (r > 0 && in_instruction(v));
 		return r > 0 ? -EINTR : r;
 	}
@@ -554,5 +579,6 @@ long vcpu_run_ioctl(struct vcpu *v)
 	if (v->run->kvm_valid_regs)
 		store_regs(v);
 	post_run_save(v);
+	vcpu_stats_publish(v);
 	return r;
 }

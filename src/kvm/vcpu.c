@@ -80,6 +80,7 @@ void vcpu_free(struct vcpu *v)
 		v->vm->ops->vcpu_free(&v->cpu);
 	cpu_fini(&v->cpu);
 	sigmask_free(v->sigmask);
+	stats_file_fini(&v->stats);
 	if (v->run)
 		munmap(v->run, RUN_SIZE);
 	pthread_mutex_destroy(&v->mutex);
@@ -163,6 +164,8 @@ static long vcpu_ioctl_locked(struct vcpu *v, unsigned cmd, unsigned long arg)
 	case KVM_GET_MSRS:
 	case KVM_SET_MSRS:
 		return vcpu_ioctl_msrs(v, cmd == KVM_SET_MSRS, arg);
+	case KVM_GET_STATS_FD:
+		return vcpu_stats_fd(v);
 	case KVM_ENABLE_CAP:
 		return uaccess_read(&cap, (void *)arg, sizeof(cap)) ? -EFAULT : vcpu_enable_cap(v, &cap);
 	}

@@ -30,6 +30,7 @@ static void vm_free(struct vm *vm)
 	vm_free_irqchip(vm);
 	vm_free_msr_filter(vm);
 	vm_free_slots(vm);
+	stats_file_fini(&vm->stats);
 	pthread_mutex_destroy(&vm->lock);
 	pthread_mutex_destroy(&vm->slots_lock);
 	pthread_mutex_destroy(&vm->irq_lock);
@@ -202,6 +203,14 @@ static long reinject_control(struct vm *vm, unsigned long arg)
 	return there ? 0 : -ENXIO;
 }
 
+static long get_stats_fd(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->slots_lock);
+	int fd = vm_stats_fd(vm);
+	pthread_mutex_unlock(&vm->slots_lock);
+	return fd;
+}
+
 static long set_boot_cpu_id(struct vm *vm, u32 id)
 {
 	if (atomic_load(&vm->nr_vcpus))
@@ -344,6 +353,8 @@ long vm_ioctl(void *obj, unsigned cmd, unsigned long arg)
 		return LOCKED(vm, set_tsc_khz(vm, (u32)arg));
 	case KVM_SET_BOOT_CPU_ID:
 		return LOCKED(vm, set_boot_cpu_id(vm, (u32)arg));
+	case KVM_GET_STATS_FD:
+		return get_stats_fd(vm);
 	case KVM_X86_SET_MSR_FILTER:
 		return vm_set_msr_filter(vm, arg);
 	}

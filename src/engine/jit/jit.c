@@ -362,6 +362,21 @@ static int jit_vcpu_create(struct cpu *c)
 	return 0;
 }
 
+#define STAT(name_, kind_, field) {.name = name_, .kind = kind_, .offset = offsetof(struct jit, stat.field)}
+
+static const struct x86_stat jit_stats[] = {
+	STAT("jit_blocks", X86_STAT_COUNT, blocks),
+	STAT("jit_insns", X86_STAT_COUNT, insns),
+	STAT("jit_translate_ns", X86_STAT_TICKS, ticks),
+	STAT("jit_code_bytes", X86_STAT_BYTES, code_bytes),
+	STAT("jit_flushes", X86_STAT_COUNT, flushes),
+	STAT("jit_lookups", X86_STAT_COUNT, lookups),
+	STAT("jit_links", X86_STAT_COUNT, links),
+	STAT("jit_helpers", X86_STAT_COUNT, helpers),
+	STAT("jit_slow_accesses", X86_STAT_COUNT, slow),
+	{.name = NULL},
+};
+
 const struct x86_ops jit_x86_ops = {
 	.name = "jit",
 	.hardware_setup = jit_hardware_setup,
@@ -378,4 +393,5 @@ const struct x86_ops jit_x86_ops = {
 	.enable_irq_window = loop_enable_irq_window,
 	.enable_nmi_window = loop_enable_nmi_window,
 	.kick = loop_kick,
+	.stats = jit_stats,
 };

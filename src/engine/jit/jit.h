@@ -122,7 +122,7 @@ struct jit {
 	u64 stub_exit, stub_link, stub_indirect, stub_helper, stub_end_helper, stub_slow;
 
 	struct {
-		u64 blocks, flushes, links, lookups, helpers, slow;
+		u64 blocks, insns, ticks, code_bytes, flushes, links, lookups, helpers, slow;
 	} stat;
 };
 

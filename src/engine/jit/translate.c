@@ -4,6 +4,9 @@
  */
 #include "engine/jit/tr.h"
 
+#include <x86intrin.h>
+
+#include "engine/jit/perf_map.h"
 #include "engine/reencode.h"
 #include "engine/thunk.h"
 
@@ -265,7 +268,7 @@ static void emit_poll(struct tr *t)
 	emit_patch(emit_jcc(e, CC_NE), leave);
 }
 
-struct jit_block *jit_translate(struct jit *j, const u8 *p)
+static struct jit_block *translate(struct jit *j, const u8 *p)
 {
 	struct tr t = {.j = j, .e = &j->e, .code = p, .page_end = (const u8 *)(((u64)p & PAGE_MASK) + PAGE_SIZE), .rip = j->cpu->rip};
 
@@ -300,9 +303,23 @@ struct jit_block *jit_translate(struct jit *j, const u8 *p)
 		tr_emit_goto(&t, t.rip);
 	}
 	tr_emit_late_paths(&t);
-	j->stat.blocks++;
 	if (t.full)
 		return NULL;
 	j->newest = b;
+	return b;
+}
+
+struct jit_block *jit_translate(struct jit *j, const u8 *p)
+{
+	u64 start = __rdtsc();
+	struct jit_block *b = translate(j, p);
+
+	if (b && b->nr) {
+		j->stat.blocks++;
+		j->stat.insns += b->nr;
+		perf_map_block((const void *)b->entry, emit_here(&j->e) - b->entry, j->cpu->rip, j->cpu->cpl == 3);
+	}
+	j->stat.code_bytes = (u64)(j->e.p - j->rw);
+	j->stat.ticks += __rdtsc() - start;
 	return b;
 }
