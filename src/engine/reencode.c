@@ -98,6 +98,11 @@ static u8 *put_legacy(u8 *p, const struct insn *i, const struct insn_row *r, con
 		p = put(p, 0x0f);
 	if (r->map > 1)
 		p = put(p, r->map == 2 ? 0x38 : 0x3a);
+	/* Two that 64-bit code lacks: the short INC and DEC are REX prefixes there, and 82 is 80. */
+	if (!r->map && (i->opcode & 0xf0) == 0x40)
+		return put(put(p, 0xff), 0xc0 | (i->opcode & 8) | (to->rm & 7));
+	if (!r->map && i->opcode == 0x82)
+		return put(p, 0x80);
 	return put(p, s->z ? (i->opcode & 0xf8) | (to->rm & 7) : i->opcode);
 }
 
@@ -144,7 +149,7 @@ unsigned reencode(u8 *out, const struct insn *i, const struct reencode *to)
 	struct shape s = shape_of(r);
 	u8 *p = out;
 
-	if (!s.ok || (r->space == ENC_LEGACY && r->map == 0 && (i->opcode & 0xf0) == 0x40))
+	if (!s.ok)
 		return 0;
 	switch (r->space) {
 	case ENC_VEX: p = put_vex(p, i, r, &s, to); break;

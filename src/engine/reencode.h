@@ -23,8 +23,8 @@ struct reencode {
 
 /*
  * Writes the instruction to @out (REENCODE_MAX bytes) and returns its length, or 0 for what has no such form: branches,
- * far pointers, moffs, implicit string operands, vector indices, and the one-byte opcodes that are REX prefixes in
- * 64-bit code. Byte registers are the low ones (SPL to DIL, not AH to BH, for 4 to 7). LOCK is kept, REP is not.
+ * far pointers, moffs, implicit string operands and vector indices.
+ * Byte registers are the low ones (SPL to DIL, not AH to BH, for 4 to 7). LOCK is kept, REP is not.
  */
 unsigned reencode(u8 *out, const struct insn *i, const struct reencode *to);
 

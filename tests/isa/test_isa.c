@@ -3,7 +3,7 @@
  *
  *   test_isa [--engine NAME] [--seed N] [--cases N] [--row NAME] [--isa NAME] [--case N] [--verbose]
  *
- * --engine  interp or jit, which has only the cases in 64-bit code; without it they take turns
+ * --engine  interp or jit, which has no cases in 16-bit code; without it they take turns
  * --cases   cases per row (1000); a soak is the same with more
  * --row     only the rows of that name; --isa: only those behind that CPUID gate
  * --case    only that case of each row, as a report names it
@@ -79,12 +79,12 @@ static bool safe_natively(const struct outcome *ours)
 	return ours->vector != NO_VECTOR || in_windows(ours->s.rip + (ours->s.cs == SEL_CS16 ? CODE16_BASE : 0));
 }
 
-/* The translator leaves all but 64-bit code to the interpreter. */
+/* The translator leaves 16-bit code to the interpreter. */
 static enum engine pick_engine(const struct test_case *t, u64 n)
 {
 	if (opt.engine >= 0)
 		return (enum engine)opt.engine;
-	return t->bits == 64 && n & 1 ? ENGINE_JIT : ENGINE_INTERP;
+	return t->bits != 16 && n & 1 ? ENGINE_JIT : ENGINE_INTERP;
 }
 
 static void one_case(unsigned row, u64 n, struct row_result *res)
@@ -97,7 +97,7 @@ static void one_case(unsigned row, u64 n, struct row_result *res)
 	t.row = &insn_rows[row];
 	generate(&t);
 	enum engine engine = pick_engine(&t, n);
-	if (engine == ENGINE_JIT && t.bits != 64)
+	if (engine == ENGINE_JIT && t.bits == 16)
 		return;
 	t.decoded = decode(&t.insn, t.bytes, t.len, t.bits) == DECODE_OK;
 	if (t.decoded)

@@ -28,7 +28,7 @@ void *jit_data(struct jit *j, size_t size)
 struct jit_block *jit_find(struct jit *j, u64 rip, const u8 *p)
 {
 	for (struct jit_block *b = j->hash[hash_rip(rip)]; b; b = b->next)
-		if (b->rip == rip && b->code == p && b->mmu_index == j->cpu->mmu_index)
+		if (b->rip == rip && b->code == p && b->mode == j->mode)
 			return b;
 	return NULL;
 }

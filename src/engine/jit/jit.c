@@ -34,7 +34,8 @@ void jit_sync(struct jit *j)
 			memset(j->jump, 0, sizeof(j->jump));
 		}
 	}
-	j->epoch = (u64)(j->epoch_nr << 3 | c->mmu_index) << EPOCH_SHIFT;
+	jit_mode_sync(j);
+	j->epoch = (u64)(j->epoch_nr << 4 | (j->mode & 15)) << EPOCH_SHIFT;
 
 	const u64 avx = 6, avx512 = 0xe6;
 	bool fpu = !(c->cr0 & (CR0_EM | CR0_TS)), xsave = c->cr4 & CR4_OSXSAVE;
@@ -78,10 +79,10 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 	jit_flags_from_cpu(j);
 	bool ends = block_ends_at(i);
 	if (!ends)
-		c->rip = site->rip + i->len;
+		c->rip = jit_cut(site->block, site->rip + i->len);
 	jit_sync(j);
 	mxcsr_from_cpu(j);
-	bool leave = c->smc || c->mode != MODE_64 || loop_attention(c);
+	bool leave = c->smc || j->mode == JIT_MODE_NONE || loop_attention(c);
 	c->smc = false;
 	j->exit_code = leave;
 	return leave;
@@ -101,8 +102,11 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	const struct thunk *k = site->insn->thunk;
 	bool alone = k && (la & k->align);
 	/* Of several pushes or pops the first one's address is the one that faults. */
-	if (site->run)
-		alone = !mem_host(c, site->seg, site->acc == ACC_WRITE ? la + site->size - 8 : la, 8, site->acc);
+	if (site->run) {
+		unsigned word = site->block->mode & JIT_MODE_32 ? 4 : 8;
+		u64 first = jit_cut(site->block, site->acc == ACC_WRITE ? la + site->size - word : la);
+		alone = !mem_host(c, site->seg, first, word, site->acc);
+	}
 	void *host = alone ? NULL : mem_host(c, site->seg, la, site->size, site->acc);
 	/* A write to marked code is done here, so that the others are told at once when it is. */
 	if (host && !c->smc && !j->wrote.size) {
@@ -116,7 +120,7 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	mxcsr_from_cpu(j);
 	bool leave = c->smc || site->run || block_ends_at(site->insn) || loop_attention(c);
 	if (!block_ends_at(site->insn))
-		c->rip = site->rip + site->insn->len;
+		c->rip = jit_cut(site->block, site->rip + site->insn->len);
 	c->smc = false;
 	return leave ? JIT_SLOW_LEAVE : JIT_SLOW_SKIP;
 }
@@ -194,10 +198,9 @@ static enum exit_reason jit_blocks(struct cpu *c)
 			continue;
 		}
 		struct jit_block *b = NULL;
-		if (likely(c->mode == MODE_64 && !j->off)) {
-			jit_sync(j);
+		jit_sync(j);
+		if (likely(j->mode != JIT_MODE_NONE && !j->off))
 			b = jit_get(j, &link);
-		}
 		if (!b) {
 			/* Rare modes, and instructions that cross a page. */
 			const struct block *i = block_get(&j->bc, c);

@@ -68,7 +68,7 @@ struct jit_block {
 	u64 verified;          /* jit.client_gen at which its bytes were those in memory */
 	u16 len;
 	u16 flags_live;        /* arithmetic flags at its entry that it reads or leaves as they are */
-	u8 mmu_index, nr;
+	u8 mode, nr;           /* jit.mode that it was made for */
 	bool dead;
 };
 
@@ -90,6 +90,7 @@ struct jit {
 #define VEC_AVX BIT(1)
 #define VEC_AVX512 BIT(2)
 #define VEC_FP BIT(3)      /* some SIMD floating-point exception is unmasked */
+	u64 seg_end[2];        /* 32-bit code: offsets in FS and GS from here on need C */
 	u32 host_mxcsr;        /* C code's, while the guest's is in force */
 	u64 target;            /* of an indirect call, while the return address is pushed */
 	struct jump_entry jump[1u << JUMP_BITS];
@@ -111,6 +112,7 @@ struct jit {
 	struct jit_hub *hub;
 	struct jit_inbox inbox;
 	struct code_range wrote; /* code that the instruction under execution writes */
+	u8 mode;               /* of the CPU's present state: see mode.c */
 	u64 seen_gen;          /* cpu->exec_gen for which epoch was made */
 	u32 epoch_nr;
 	bool flush;            /* to be done by the dispatcher */
@@ -139,7 +141,27 @@ void jit_make_stubs(struct jit *j);
 /* translate.c: makes the block at cpu->rip, whose code is at @p. NULL: the caches are full. */
 struct jit_block *jit_translate(struct jit *j, const u8 *p);
 
-/* jit.c: brings epoch and vec_bad up to the CPU's present state. */
+/*
+ * mode.c: what translated code takes for granted is in its block's mode: the MMU index, and whether it is 64-bit code or
+ * 32-bit code with a 32-bit stack and CS, DS, ES and SS flat (base 0, limit 4 GiB). Other code has no translation:
+ * JIT_MODE_NONE. Segment registers change in C only, in instructions that end their block.
+ */
+#define JIT_MODE_32 BIT(3)
+#define JIT_MODE_NONE 0xff
+void jit_mode_sync(struct jit *j); /* jit.mode, jit.seg_end */
+
+static inline unsigned jit_mmu_index(const struct jit_block *b)
+{
+	return b->mode & (JIT_MODE_32 - 1);
+}
+
+/* RIP behind an instruction of @b: 32-bit code wraps at 4 GiB. */
+static inline u64 jit_cut(const struct jit_block *b, u64 rip)
+{
+	return b->mode & JIT_MODE_32 ? (u32)rip : rip;
+}
+
+/* jit.c: brings mode, seg_end, epoch and vec_bad up to the CPU's present state. */
 void jit_sync(struct jit *j);
 
 /* cache.c */

@@ -50,18 +50,25 @@ struct tr {
 	struct insn *insn;
 	const u8 *page_end, *code;
 	unsigned nr;
+	u8 word;             /* bytes of a stack slot, of a near branch's target and of an address: 8 or 4 */
 	u64 rip;             /* of the instruction under translation */
 	enum flags_at flags;
 	u16 live[JIT_INSNS_MAX]; /* arithmetic flags that someone reads after the instruction */
 	struct slow_path slow[PATHS_MAX];
 	struct exit_path exit[PATHS_MAX];
-	struct c_path c[PATHS_MAX];
+	struct c_path c[2 * PATHS_MAX];
 	unsigned nr_slow, nr_exit, nr_c;
 	u8 vec[NR_VEC];      /* bytes of each vector register that the host's of the same number holds */
 	u32 vec_checked;     /* VEC_* found to be right in this block */
 	u64 xinuse;          /* components marked as used in this block */
 	bool full;
 };
+
+/* REX.W of an operation on a word. */
+static inline unsigned tr_w(const struct tr *t)
+{
+	return t->word == 8;
+}
 
 /* --- tr_operand.c: flags, registers, memory operands ---------------------------------------------------------- */
 
@@ -91,6 +98,9 @@ void tr_slow_done(struct tr *t, struct slow_path *s);
 struct jit_site *tr_new_site(struct tr *t, const struct insn *i);
 void tr_emit_c_path(struct tr *t, const struct insn *i, unsigned cc);
 
+/* Whether what generated code does is all that @i, whose operand is in memory, asks for; 16-bit addresses are left to C. */
+bool tr_can_address(const struct tr *t, const struct insn *i);
+
 /* --- tr_vector.c: vector registers ---------------------------------------------------------------------------- */
 
 bool tr_is_vector(const struct insn_row *r);
@@ -104,7 +114,7 @@ void tr_vec_reload(struct tr *t, const u8 *vec);
 
 /* --- tr_stack.c: PUSH, POP, LEAVE ------------------------------------------------------------------------------- */
 
-/* Host address of 8 bytes at RSP + @disp into S0; and RSP += @n, flags left alone. */
+/* Host address of a word at RSP + @disp into S0; and RSP += @n, flags left alone. */
 struct slow_path *tr_emit_stack(struct tr *t, const struct insn *i, s32 disp, enum access acc);
 void tr_emit_rsp_add(struct tr *t, s32 n);
 /* False: not in this form. */

@@ -30,6 +30,7 @@ static void emit_link(struct tr *t, u8 *jump, u64 rip, bool in_host)
 
 void tr_emit_goto(struct tr *t, u64 rip)
 {
+	rip = jit_cut(t->b, rip);
 	if (same_page(t, rip)) {
 		u8 *jump = emit_jmp_later(t->e);
 		emit_link(t, jump, rip, false);
@@ -44,14 +45,19 @@ bool tr_is_jcc(const struct insn *i)
 	const struct insn_row *r = &insn_rows[i->row];
 
 	return r->class_ == CLASS_END && r->flags_read && operand_info[r->operand[0]].kind == OK_J && r->name[0] == 'j' &&
-	       i->opsize == 8 && !block_faults_at(i);
+	       i->opsize >= 4 && !block_faults_at(i);
+}
+
+static u64 branch_target(const struct tr *t, const struct insn *i)
+{
+	return jit_cut(t->b, t->rip + i->len + i->imm);
 }
 
 void tr_jcc(struct tr *t, unsigned n, const struct insn *i)
 {
 	tr_flags_to_host(t, n, S0);
 	struct exit_path *x = &t->exit[t->nr_exit++];
-	*x = (struct exit_path){emit_jcc(t->e, i->opcode & 15), t->rip + i->len + i->imm, t->flags == IN_HOST};
+	*x = (struct exit_path){emit_jcc(t->e, i->opcode & 15), branch_target(t, i), t->flags == IN_HOST};
 }
 
 void tr_emit_late_paths(struct tr *t)
@@ -96,20 +102,22 @@ void tr_emit_late_paths(struct tr *t)
 
 static void emit_push_return(struct tr *t, const struct insn *i)
 {
-	struct slow_path *s = tr_emit_stack(t, i, -8, ACC_WRITE);
+	struct slow_path *s = tr_emit_stack(t, i, -t->word, ACC_WRITE);
 
-	emit_mov_imm(t->e, S1, t->rip + i->len);
-	emit_rm_disp(t->e, 1, 0x89, S1, S0, 0);
-	tr_emit_rsp_add(t, -8);
+	emit_mov_imm(t->e, S1, jit_cut(t->b, t->rip + i->len));
+	emit_rm_disp(t->e, tr_w(t), 0x89, S1, S0, 0);
+	tr_emit_rsp_add(t, -t->word);
 	tr_slow_done(t, s);
 }
 
 /*
  * A branch to S0, which must be canonical: to one that is not the branch itself faults, before it has done anything.
- * With 57 bits C takes what 48 do not hold.
+ * With 57 bits C takes what 48 do not hold. In 32-bit code every target is within the limit.
  */
 static void emit_canonical(struct tr *t, const struct insn *i)
 {
+	if (t->word == 4)
+		return;
 	emit_mov_rr(t->e, S1, S0);
 	emit_bytes(t->e, "\x49\xc1\xe7\x10", 4); /* shl r15, 16 */
 	emit_bytes(t->e, "\x49\xc1\xff\x10", 4); /* sar r15, 16 */
@@ -119,7 +127,7 @@ static void emit_canonical(struct tr *t, const struct insn *i)
 
 bool tr_near_target_plain(const struct tr *t, const struct insn *i)
 {
-	return ((t->rip + i->len + i->imm) ^ t->rip) >> 47 == 0;
+	return t->word == 4 || ((t->rip + i->len + i->imm) ^ t->rip) >> 47 == 0;
 }
 
 /* The target of an indirect branch into S0. */
@@ -127,12 +135,12 @@ static void emit_target(struct tr *t, const struct insn *i)
 {
 	if (i->is_mem) {
 		struct slow_path *s = tr_emit_operand(t, i);
-		emit_rm_disp(t->e, 1, 0x8b, S0, S0, 0);
+		emit_rm_disp(t->e, tr_w(t), 0x8b, S0, S0, 0);
 		tr_slow_done(t, s);
 	} else {
 		unsigned h = tr_use_gpr(t, i->rm, S0);
 		if (h != S0)
-			emit_mov_rr(t->e, S0, h);
+			emit_rr(t->e, tr_w(t), 0x8b, S0, h);
 	}
 	emit_canonical(t, i);
 }
@@ -143,19 +151,19 @@ bool tr_branch(struct tr *t, const struct insn *i)
 	const struct sem *sem = insn_rows[i->row].sem;
 	struct emit *e = t->e;
 
-	if (i->opsize != 8 || ((sem == &sem_jmp_j || sem == &sem_call_j) && !tr_near_target_plain(t, i)))
+	if (i->opsize != t->word || !tr_can_address(t, i) || ((sem == &sem_jmp_j || sem == &sem_call_j) && !tr_near_target_plain(t, i)))
 		return false;
 	tr_flags_to_slot(t, FL_ARITH);
 	if (sem == &sem_jmp_j) {
-		tr_emit_goto(t, t->rip + i->len + i->imm);
+		tr_emit_goto(t, branch_target(t, i));
 	} else if (sem == &sem_call_j) {
 		emit_push_return(t, i);
-		tr_emit_goto(t, t->rip + i->len + i->imm);
+		tr_emit_goto(t, branch_target(t, i));
 	} else if (sem == &sem_ret) {
 		struct slow_path *s = tr_emit_stack(t, i, 0, ACC_READ);
-		emit_rm_disp(e, 1, 0x8b, S0, S0, 0);
+		emit_rm_disp(e, tr_w(t), 0x8b, S0, S0, 0);
 		emit_canonical(t, i);
-		tr_emit_rsp_add(t, 8 + (s32)(i->opcode == 0xc2 ? i->imm & 0xffff : 0));
+		tr_emit_rsp_add(t, t->word + (s32)(i->opcode == 0xc2 ? i->imm & 0xffff : 0));
 		emit_jmp(e, t->j->stub_indirect);
 		tr_slow_done(t, s);
 	} else if (sem == &sem_jmp_e) {

@@ -131,7 +131,7 @@ void tr_emit_c_path(struct tr *t, const struct insn *i, unsigned cc)
 struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, enum access acc)
 {
 	struct emit *e = t->e;
-	struct tlb_entry *array = t->j->cpu->tlbs->e[t->b->mmu_index];
+	struct tlb_entry *array = t->j->cpu->tlbs->e[jit_mmu_index(t->b)];
 	u64 tag = acc == ACC_WRITE ? (u64)&array->tag_w : (u64)&array->tag_r;
 	struct slow_path *s = &t->slow[t->nr_slow++];
 
@@ -154,6 +154,19 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 	return s;
 }
 
+bool tr_can_address(const struct tr *t, const struct insn *i)
+{
+	return !i->is_mem || (i->addrsize != 2 && (t->word == 8 || i->seg != SEG_CS));
+}
+
+/* 32-bit code: C raises what an access to FS or GS at offset S0 and beyond the limit raises (SDM vol. 3A, 5.3). */
+static void emit_limit(struct tr *t, const struct insn *i)
+{
+	emit_rm_disp(t->e, 1, 0x8d, S1, S0, i->mem_size - 1);
+	emit_ra(t->e, 1, 0x3b, S1, &t->j->seg_end[i->seg - SEG_FS]);
+	tr_emit_c_path(t, i, CC_AE);
+}
+
 /* Host address of the memory operand of @i into S0. */
 struct slow_path *tr_emit_operand(struct tr *t, const struct insn *i)
 {
@@ -161,8 +174,11 @@ struct slow_path *tr_emit_operand(struct tr *t, const struct insn *i)
 	struct emit *e = t->e;
 
 	tr_emit_ea(t, i, S0);
-	if (i->seg == SEG_FS || i->seg == SEG_GS)
-		emit_ra(e, 1, 0x03, S0, &t->j->cpu->seg[i->seg].base);
+	if (i->seg == SEG_FS || i->seg == SEG_GS) {
+		if (t->word == 4)
+			emit_limit(t, i);
+		emit_ra(e, tr_w(t), 0x03, S0, &t->j->cpu->seg[i->seg].base);
+	}
 	return tr_emit_tlb(t, i, i->seg, i->mem_size, r->attr & (A_WRITE | A_RMW) ? ACC_WRITE : ACC_READ);
 }
 

@@ -64,12 +64,18 @@ static bool can_copy(const struct tr *t, const struct insn *i)
 
 	if (r->class_ != CLASS_COPY || (g.other && !vector) || (r->attr & (A_X87 | A_MMX | A_OLDER | A_CPL0)))
 		return false;
+	/* Of those that 64-bit code lacks, reencode() knows these. */
+	bool no_64 = !(r->modes & IN_64) && r->space == ENC_LEGACY;
+	if (no_64 && r->sem != &sem_inc && r->sem != &sem_dec && i->opcode != 0x82)
+		return false;
 	if (vector ? !tr_can_copy_vector(t, i) : (r->attr & (A_SSE | A_AVX | A_AVX512 | A_MXCSR)) != 0)
 		return false;
 	if (r->sem == &sem_lea || r->sem == &sem_nop)
 		return false;
 	bool high_byte = (g.reg && (i->reg_off & 7)) || (g.rm && (i->rm_off & 7));
-	if (high_byte && (i->is_mem || !plain))
+	if (high_byte && (i->is_mem || !plain || no_64))
+		return false;
+	if (!tr_can_address(t, i))
 		return false;
 	if (i->is_mem && (!i->mem_size || i->mem_size > (vector ? 64 : 8)))
 		return false;
@@ -124,7 +130,8 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 		}
 		*field[k].to = back_h[have];
 	}
-	if (!i->is_mem && !memcmp(&to, &(struct reencode){.reg = i->reg, .rm = i->rm, .vvvv = i->vvvv, .base = S0}, sizeof(to))) {
+	bool bytes = t->word == 8 || (r->space == ENC_LEGACY && (r->modes & IN_64)); /* mean the same to the host */
+	if (bytes && !i->is_mem && !memcmp(&to, &(struct reencode){.reg = i->reg, .rm = i->rm, .vvvv = i->vvvv, .base = S0}, sizeof(to))) {
 		emit_bytes(t->e, i->bytes, i->len);
 	} else {
 		len = reencode(code, i, &to);
@@ -183,7 +190,7 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 		done = tr_leave(t, n, i);
 	} else if (r->sem == &sem_nop && i->fn == sem_nop.fn[0][0]) {
 		done = true; /* not one that is checked first */
-	} else if (r->sem == &sem_lea && i->opsize >= 4) {
+	} else if (r->sem == &sem_lea && i->opsize >= 4 && i->addrsize >= 4) {
 		tr_lea(t, i);
 		done = true;
 	} else {
@@ -214,7 +221,7 @@ static bool tr_decode(struct tr *t, const u8 *p)
 			return false;
 		if (!t->insn)
 			t->insn = i;
-		enum decode_status st = decode(i, bytes + len, MIN(room - len, 15u), 64);
+		enum decode_status st = decode(i, bytes + len, MIN(room - len, 15u), t->word * 8);
 		if (st == DECODE_SHORT)
 			break;
 		if (!block_bind(&t->j->copy, t->j->cpu, i, st))
@@ -270,14 +277,15 @@ static void emit_poll(struct tr *t)
 
 static struct jit_block *translate(struct jit *j, const u8 *p)
 {
-	struct tr t = {.j = j, .e = &j->e, .code = p, .page_end = (const u8 *)(((u64)p & PAGE_MASK) + PAGE_SIZE), .rip = j->cpu->rip};
+	struct tr t = {.j = j, .e = &j->e, .code = p, .page_end = (const u8 *)(((u64)p & PAGE_MASK) + PAGE_SIZE),
+		       .rip = j->cpu->rip, .word = j->mode & JIT_MODE_32 ? 4 : 8};
 
 	if (j->e.p + JIT_BLOCK_MAX > j->rw + j->code_size)
 		return NULL;
 	struct jit_block *b = t.b = jit_data(j, sizeof(*b));
 	if (!b)
 		return NULL;
-	*b = (struct jit_block){.code = p, .rip = j->cpu->rip, .mmu_index = j->cpu->mmu_index, .entry = emit_here(&j->e)};
+	*b = (struct jit_block){.code = p, .rip = j->cpu->rip, .mode = j->mode, .entry = emit_here(&j->e)};
 	if (!tr_decode(&t, p))
 		return NULL;
 	if (!t.nr)
