@@ -23,7 +23,7 @@ struct options {
 	struct machine_config machine;
 	const char *append;
 	enum accel accel;
-	bool reboot;
+	bool reboot, perf_map;
 };
 
 static const char help[] =
@@ -40,6 +40,8 @@ static const char help[] =
 	"                        kvm: the kernel's; soft: anykvm's own\n"
 	"      --engine ENGINE   how anykvm's own runs the guest: interp or jit\n"
 	"      --reboot          a guest that resets starts anew, instead of ending the run\n"
+	"      --stats           at the end, what the run cost: exits, where they were, and KVM's own counters\n"
+	"      --perf-map        lets perf(1) name guest code that the jit runs, by /tmp/perf-PID.map\n"
 	"  -h, --help            this text\n"
 	"\n"
 	"At the terminal, Ctrl-A x ends the run and Ctrl-A h helps.\n"
@@ -80,12 +82,13 @@ static int take_memory(struct options *o, const char *arg)
 /* Returns 0, or a status to exit with. -1: help was asked for. */
 static int parse(struct options *o, int argc, char **argv)
 {
-	enum { OPT_ACCEL = 256, OPT_ENGINE, OPT_REBOOT };
+	enum { OPT_ACCEL = 256, OPT_ENGINE, OPT_REBOOT, OPT_STATS, OPT_PERF_MAP };
 	static const struct option longs[] = {
 		{"kernel", required_argument, NULL, 'k'}, {"initrd", required_argument, NULL, 'i'},
 		{"append", required_argument, NULL, 'a'}, {"cpus", required_argument, NULL, 'c'},
 		{"mem", required_argument, NULL, 'm'},    {"accel", required_argument, NULL, OPT_ACCEL},
 		{"engine", required_argument, NULL, OPT_ENGINE}, {"reboot", no_argument, NULL, OPT_REBOOT},
+		{"stats", no_argument, NULL, OPT_STATS},  {"perf-map", no_argument, NULL, OPT_PERF_MAP},
 		{"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0},
 	};
 	static const char *const accels[] = {"auto", "kvm", "soft"};
@@ -102,6 +105,8 @@ static int parse(struct options *o, int argc, char **argv)
 		case 'm': rc = take_memory(o, optarg); break;
 		case 'h': return -1;
 		case OPT_REBOOT: o->reboot = true; break;
+		case OPT_STATS: o->machine.stats = true; break;
+		case OPT_PERF_MAP: o->perf_map = true; break;
 		case OPT_ACCEL:
 			if (!one_of(optarg, accels, ARRAY_SIZE(accels), &which))
 				return cli_usage_error("run", "--accel wants auto, kvm or soft, not '%s'", optarg);
@@ -146,6 +151,18 @@ static const struct kvm_if *choose(enum accel accel)
 	else
 		log_info("using KVM in user space, not " KVM_DEVICE_PATH ": %s", check.why);
 	return check.usable ? &sys_kvm_if : &anykvm_kvm_if;
+}
+
+static void start_perf_map(const struct kvm_if *kvm)
+{
+	int r = kvm == &anykvm_kvm_if ? anykvm_perf_map() : 0;
+
+	if (kvm != &anykvm_kvm_if)
+		log_warn("--perf-map does nothing on " KVM_DEVICE_PATH);
+	else if (r)
+		log_warn("no names for perf: /tmp/perf-%d.map: %s", getpid(), strerror(-r));
+	else
+		log_info("guest code is named in /tmp/perf-%d.map", getpid());
 }
 
 /* Tells how the run ended, where that is not plain. */
@@ -200,6 +217,8 @@ int cli_run(int argc, char **argv)
 	machine_prepare();
 	o.machine.cmdline = line;
 	o.machine.kvm = choose(o.accel);
+	if (o.perf_map)
+		start_perf_map(o.machine.kvm);
 	do {
 		rc = machine_run(&o.machine, &result);
 	} while (rc == 0 && o.reboot && result.why == STOP_RESET && !result.stuck);

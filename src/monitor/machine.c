@@ -13,6 +13,7 @@
 #include "monitor/cpuid.h"
 #include "monitor/platform.h"
 #include "monitor/ram.h"
+#include "monitor/stats.h"
 #include "monitor/vcpu.h"
 
 #define PORTS(at, n) {.space = REGION_PIO, .base = (at), .size = (n), .min = 1, .max = 1}
@@ -327,6 +328,8 @@ int machine_run(const struct machine_config *config, struct machine_result *resu
 	int rc = create(m);
 	if (rc == 0)
 		result->stuck = !run(m, &signals);
+	if (rc == 0 && config->stats && !result->stuck)
+		stats_print(m, stderr);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (!result->stuck) {
 		destroy(m);

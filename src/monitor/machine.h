@@ -34,6 +34,7 @@ struct machine_config {
 	const char *kernel, *initrd, *cmdline; /* initrd may be NULL */
 	unsigned nr_cpus;
 	u64 memory; /* bytes */
+	bool stats; /* count, and print to standard error at the end */
 };
 
 /* How a run ended. */
@@ -63,6 +64,7 @@ struct vcpu {
 		u32 count;
 		u64 addr; /* port or guest-physical address */
 	} last;
+	struct exit_stats *exits; /* [v] NULL: not wanted */
 };
 
 struct irq_line {

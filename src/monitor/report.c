@@ -31,7 +31,7 @@ static void put_bytes(struct text *t, const char *what, const u8 *bytes, unsigne
 	put(t, "\n");
 }
 
-static const char *exit_name(u32 reason)
+const char *exit_name(u32 reason)
 {
 	static const char *const name[] = {
 		[KVM_EXIT_UNKNOWN] = "UNKNOWN",
@@ -45,8 +45,14 @@ static const char *exit_name(u32 reason)
 		[KVM_EXIT_SHUTDOWN] = "SHUTDOWN",
 		[KVM_EXIT_FAIL_ENTRY] = "FAIL_ENTRY",
 		[KVM_EXIT_INTR] = "INTR",
+		[KVM_EXIT_SET_TPR] = "SET_TPR",
+		[KVM_EXIT_TPR_ACCESS] = "TPR_ACCESS",
+		[KVM_EXIT_NMI] = "NMI",
 		[KVM_EXIT_INTERNAL_ERROR] = "INTERNAL_ERROR",
 		[KVM_EXIT_SYSTEM_EVENT] = "SYSTEM_EVENT",
+		[KVM_EXIT_IOAPIC_EOI] = "IOAPIC_EOI",
+		[KVM_EXIT_X86_RDMSR] = "X86_RDMSR",
+		[KVM_EXIT_X86_WRMSR] = "X86_WRMSR",
 	};
 
 	return reason < ARRAY_SIZE(name) && name[reason] ? name[reason] : "?";

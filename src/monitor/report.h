@@ -4,6 +4,8 @@
 
 #include "monitor/machine.h"
 
+/* The name of a KVM_EXIT_* without that prefix, or "?". */
+const char *exit_name(u32 reason);
 /* KVM_RUN returned with an exit that ends the run; @what says which. On the vCPU's thread. */
 void report_exit(struct vcpu *v, const char *what);
 /* KVM_RUN itself failed. */

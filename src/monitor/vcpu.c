@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
+#include "monitor/exit_stats.h"
 #include "monitor/report.h"
 
 /* For the signal handler: what its thread runs. */
@@ -22,6 +24,22 @@ void vcpu_install_kick(void)
 	struct sigaction action = {.sa_handler = on_kick}; /* no SA_RESTART: system calls are to end */
 
 	sigaction(VCPU_KICK_SIGNAL, &action, NULL);
+}
+
+/* RIP comes with every exit in the run page: KVM_CAP_SYNC_REGS (api.rst, 6.74). */
+static bool count_exits(struct vcpu *v)
+{
+	struct machine *m = v->machine;
+
+	v->exits = calloc(1, sizeof(*v->exits));
+	if (!v->exits)
+		return false;
+	long sync = m->kvm->ioctl(m->kvm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_SYNC_REGS);
+
+	v->exits->sites = sync > 0 && (sync & KVM_SYNC_X86_REGS);
+	if (v->exits->sites)
+		v->run->kvm_valid_regs = KVM_SYNC_X86_REGS;
+	return true;
 }
 
 int vcpu_init(struct vcpu *v, struct machine *m, unsigned id, char error[BOOT_ERROR_MAX])
@@ -44,6 +62,10 @@ int vcpu_init(struct vcpu *v, struct machine *m, unsigned id, char error[BOOT_ER
 		snprintf(error, BOOT_ERROR_MAX, "cannot map the run page of CPU %u: %s", id, strerror(errno));
 		return -1;
 	}
+	if (m->config->stats && !count_exits(v)) {
+		snprintf(error, BOOT_ERROR_MAX, "out of memory");
+		return -1;
+	}
 	return 0;
 }
 
@@ -53,6 +75,7 @@ void vcpu_fini(struct vcpu *v)
 		munmap(v->run, v->run_size);
 	if (v->fd >= 0)
 		v->machine->kvm->close(v->fd);
+	free(v->exits);
 }
 
 static void handle_io(struct vcpu *v)
@@ -112,6 +135,8 @@ static void *vcpu_thread(void *arg)
 	while (!machine_stopping(m)) {
 		long rc = m->kvm->ioctl(v->fd, KVM_RUN, NULL);
 
+		if (v->exits)
+			exit_stats_count(v->exits, v->run, rc);
 		if (rc >= 0) {
 			handle_exit(v);
 		} else if (rc == -EINTR) {

@@ -3,7 +3,6 @@
 #include <immintrin.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/low.h"
 #include "cpu/exception.h"
@@ -11,6 +10,7 @@
 #include "cpu/mem.h"
 #include "engine/guard.h"
 #include "engine/jit/jit.h"
+#include "engine/jit/perf_map.h"
 #include "engine/loop.h"
 #include "engine/thunk.h"
 #include "engine/x86_ops.h"
@@ -312,23 +312,22 @@ static size_t code_size(void)
 	return n ? ALIGN_UP(MIN(MAX(n, (u64)JIT_CODE_MIN), (u64)JIT_CODE_SIZE), PAGE_SIZE) : JIT_CODE_SIZE;
 }
 
-/* Code memory that is never writable and executable at one address. */
+/*
+ * Code memory that is never writable and executable at one address: anonymous, since perf looks into its map of names
+ * only for that, and mapped a second time by mremap(2) of no bytes.
+ */
 static int code_map(struct jit *j)
 {
-	int fd = memfd_create("anykvm-jit", MFD_CLOEXEC);
+	void *p = mmap(NULL, j->code_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-	if (fd < 0)
-		return -errno;
-	if (ftruncate(fd, (off_t)j->code_size) == 0) {
-		j->rw = mmap(NULL, j->code_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		j->rx = mmap(NULL, j->code_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	}
-	close(fd);
-	if (j->rw == MAP_FAILED)
-		j->rw = NULL;
-	if (j->rx == MAP_FAILED)
-		j->rx = NULL;
-	return j->rw && j->rx ? 0 : -ENOMEM;
+	if (p == MAP_FAILED)
+		return -ENOMEM;
+	j->rw = p;
+	p = mremap(j->rw, 0, j->code_size, MREMAP_MAYMOVE);
+	if (p == MAP_FAILED)
+		return -ENOMEM;
+	j->rx = p;
+	return mprotect(j->rx, j->code_size, PROT_READ | PROT_EXEC) < 0 ? -errno : 0;
 }
 
 static int jit_vcpu_create(struct cpu *c)
@@ -357,8 +356,10 @@ static int jit_vcpu_create(struct cpu *c)
 	j->epoch_nr = 1;
 	j->vec_max = xsave_supported() & BIT64(6) ? 64 : xsave_supported() & BIT64(2) ? 32 : 16;
 	j->off = !(is_low(c + 1) && is_low(c->tlbs + 1) && is_low(j + 1) && is_low(j->data + JIT_DATA_SIZE));
-	if (!j->off)
+	if (!j->off) {
 		jit_make_stubs(j);
+		perf_map_stubs(j->rx, (size_t)(j->code_start - j->rw));
+	}
 	c->code_write = jit_code_write;
 	c->code_fill = jit_code_fill;
 	c->host_fault = jit_host_fault;

@@ -59,15 +59,34 @@ int engine_perf_map(void)
 	return MIN(r, 0);
 }
 
-void perf_map_block(const void *start, size_t size, u64 rip, bool user)
+static bool is_on(void)
+{
+	return unlikely(atomic_load_explicit(&map.on, memory_order_acquire));
+}
+
+static void add(const void *start, size_t size, const char *name)
 {
 	char line[80];
 	struct stat st;
 
-	if (likely(!atomic_load_explicit(&map.on, memory_order_acquire)))
-		return;
-	int n = snprintf(line, sizeof(line), "%lx %zx guest_%s%lx\n", (u64)start, size, user ? "user_" : "", rip);
+	int n = snprintf(line, sizeof(line), "%lx %zx %s\n", (u64)start, size, name);
 	/* A client that closed our descriptor may have got its number for a file of its own. A full disk ends the map. */
 	if (fstat(map.fd, &st) < 0 || st.st_dev != map.dev || st.st_ino != map.ino || write(map.fd, line, (size_t)n) != n)
 		atomic_store(&map.on, false);
+}
+
+void perf_map_block(const void *start, size_t size, u64 rip, bool user)
+{
+	char name[40];
+
+	if (!is_on())
+		return;
+	snprintf(name, sizeof(name), "guest_%s%lx", user ? "user_" : "", rip);
+	add(start, size, name);
+}
+
+void perf_map_stubs(const void *start, size_t size)
+{
+	if (is_on())
+		add(start, size, "jit_stubs");
 }

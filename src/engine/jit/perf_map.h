@@ -9,5 +9,7 @@
  * nothing when no map is wanted. From any thread; one line is one write(2).
  */
 void perf_map_block(const void *start, size_t size, u64 rip, bool user);
+/* The same for the code that all blocks of a vCPU share. */
+void perf_map_stubs(const void *start, size_t size);
 
 #endif
