@@ -1,7 +1,7 @@
 /*
- * A statistics file is a memfd: a header, the owner's name, descriptors and one u64 for each. Counters are counted where
- * they happen, in plain variables, and copied to the file by the thread that owns them: only once a client has asked
- * for a descriptor, so that others pay nothing.
+ * A statistics file is a memfd: a header, the owner's name, descriptors and one u64 for each. Counters are counted
+ * where they happen, in plain variables, and copied to the file by the thread that owns them: only once a client has
+ * asked for a descriptor, so that others pay nothing.
  */
 #include "kvm/stats.h"
 

@@ -72,7 +72,9 @@ static void table_print(struct table *t, FILE *out)
 				continue;
 			fprintf(out, "  %-*s", LABEL_WIDTH - 2, r->label);
 			for (unsigned c = from; c < to; c++) {
-				kvm_stat_format(text, sizeof(text), c ? r->value[c - 1] : r->total, r->flags, r->exponent);
+				u64 value = c ? r->value[c - 1] : r->total;
+
+				kvm_stat_format(text, sizeof(text), value, r->flags, r->exponent);
 				fprintf(out, " %*s", COLUMN_WIDTH - 1, text);
 			}
 			fputc('\n', out);
@@ -108,7 +110,8 @@ static void print_sites(struct machine *m, FILE *out)
 	unsigned nr = exit_stats_top(sum, top, TOP);
 
 	if (nr)
-		fprintf(out, "%-*s%*s  guest RIP         access\n", LABEL_WIDTH, "Most frequent exits", COLUMN_WIDTH, "times");
+		fprintf(out, "%-*s%*s  guest RIP         access\n", LABEL_WIDTH, "Most frequent exits", COLUMN_WIDTH,
+			"times");
 	for (unsigned i = 0; i < nr; i++) {
 		const struct exit_site *e = &top[i];
 		bool io = e->reason == KVM_EXIT_IO;
@@ -121,7 +124,8 @@ static void print_sites(struct machine *m, FILE *out)
 		fputc('\n', out);
 	}
 	if (sum->lost)
-		fprintf(out, "  and %llu exits at places that there was no room to count\n", (unsigned long long)sum->lost);
+		fprintf(out, "  and %llu exits at places that there was no room to count\n",
+			(unsigned long long)sum->lost);
 	free(sum);
 }
 

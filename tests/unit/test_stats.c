@@ -299,7 +299,8 @@ static void test_table(void **state)
 	free(text);
 	text = print(MACHINE_MAX_CPUS);
 	assert_non_null(strstr(text, "CPU 254"));
-	assert_string_equal(line(strstr(strstr(text, "KVM, of its"), "CPU 254"), "jit_blocks"), "jit_blocks 378000 379500 381000 382500");
+	assert_string_equal(line(strstr(strstr(text, "KVM, of its"), "CPU 254"), "jit_blocks"),
+			    "jit_blocks 378000 379500 381000 382500");
 	for (const char *at = text, *end; (end = strchr(at, '\n')); at = end + 1)
 		assert_true(end - at < 120);
 	free(text);
