@@ -37,8 +37,8 @@ int anykvm_close(int fd);
 void anykvm_signal(void);
 
 /*
- * Names the engine that runs the guests of VMs created from now on: "interp" (the interpreter) or "jit" (the
- * translator). The environment's ANYKVM_ENGINE is what holds before the first call. 0, or -EINVAL.
+ * Names the engine that runs the guests of VMs created from now on: "interp" (the interpreter), "jit" (the
+ * translator) or "lockstep" (both, compared: docs/engine.md; one vCPU). The environment's ANYKVM_ENGINE is what holds before the first call. 0, or -EINVAL.
  */
 int anykvm_set_engine(const char *name);
 

@@ -38,7 +38,7 @@ static const char help[] =
 	"  -m, --mem SIZE        memory, as in 512M or 2G; a plain number is in MiB (512M)\n"
 	"      --accel WHICH     auto: the kernel's KVM if it passes a test, else anykvm's own (default);\n"
 	"                        kvm: the kernel's; soft: anykvm's own\n"
-	"      --engine ENGINE   how anykvm's own runs the guest: interp or jit\n"
+	"      --engine ENGINE   how anykvm's own runs the guest: interp, jit or lockstep\n"
 	"      --reboot          a guest that resets starts anew, instead of ending the run\n"
 	"      --stats           at the end, what the run cost: exits, where they were, and KVM's own counters\n"
 	"      --perf-map        lets perf(1) name guest code that the jit runs, by /tmp/perf-PID.map\n"
@@ -114,7 +114,7 @@ static int parse(struct options *o, int argc, char **argv)
 			break;
 		case OPT_ENGINE:
 			if (anykvm_set_engine(optarg))
-				return cli_usage_error("run", "--engine wants interp or jit, not '%s'", optarg);
+				return cli_usage_error("run", "--engine wants interp, jit or lockstep, not '%s'", optarg);
 			break;
 		case ':': return cli_usage_error("run", "option '%s' wants an argument", argv[optind - 1]);
 		default:

@@ -181,6 +181,7 @@ enum exit_reason {
 	EXIT_DEBUG,         /* guest debugging: exit.debug */
 	EXIT_EMULATION,     /* cannot be executed here: exit.insn */
 	EXIT_MEMORY_FAULT,  /* the client's mapping behind exit.gpa does not answer: -EFAULT */
+	EXIT_ENGINE_ERROR,  /* the engine has found itself wrong, and said so */
 	NR_EXIT_REASON
 };
 
@@ -241,6 +242,17 @@ enum cpu_mode { MODE_REAL, MODE_VM86, MODE_PROT16, MODE_PROT32, MODE_COMPAT16, M
 
 struct insn;
 struct cpuid_entry;
+struct cpu;
+
+/* Told of what changes outside of struct cpu, before it does, by who wants to undo it (engine/lockstep). */
+struct cpu_journal {
+	/* The page at @host is about to be written: the first time since its TLB entry was filled, later writes are not told. */
+	void (*page)(struct cpu *c, const u8 *host);
+	/* Entry @i of array @idx of the TLB is about to be filled. */
+	void (*tlb_entry)(struct cpu *c, unsigned idx, unsigned i);
+	/* Any number of entries are about to be cleared. */
+	void (*tlb_flush)(struct cpu *c);
+};
 
 struct cpu {
 	/* Hot: touched by nearly every instruction. */
@@ -320,6 +332,7 @@ struct cpu {
 	void (*code_fill)(struct cpu *c, const u8 *host);
 	/* Likewise: a signal has interrupted guest code, with this ucontext_t; the registers must be brought up to date. */
 	void (*host_fault)(struct cpu *c, const void *context);
+	struct cpu_journal *journal; /* the engine's, or NULL */
 	void *owner;     /* the kvm room's vcpu */
 
 	/* Counters for people. */

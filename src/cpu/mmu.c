@@ -217,6 +217,8 @@ static bool walk_set_ad(struct cpu *c, struct walk *w, bool write)
 			continue;
 		if (unlikely(gpa_has_code(s->slot, s->gpa)) && c->code_write)
 			c->code_write(c, s->slot, s->gpa, s->host, w->entry_size);
+		if (c->journal)
+			c->journal->page(c, s->host);
 		if (w->entry_size == 8) {
 			if (!__atomic_compare_exchange_n((u64 *)s->host, &old, new, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 				return false;
@@ -293,15 +295,6 @@ bool mmu_load_pdptes(struct cpu *c, u64 cr3)
 
 /* --- The TLB ------------------------------------------------------------------------------------------ */
 
-/*
- * What an empty tag is depends on the entry: it names a page that cannot be in that entry, so that neither equality nor
- * a distance of less than a page (generated code compares so) ever hits it.
- */
-static u64 tag_none(unsigned i)
-{
-	return i ? 0 : ~0ull;
-}
-
 static void entry_clear(struct tlb_entry *e, unsigned i)
 {
 	e->tag_r = e->tag_w = e->tag_x = tag_none(i);
@@ -317,6 +310,8 @@ void tlb_flush_all(struct cpu *c)
 {
 	struct tlb *tlb = c->tlbs;
 
+	if (c->journal)
+		c->journal->tlb_flush(c);
 	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
 		if (tlb->used >> idx & 1)
 			array_clear(tlb->e[idx]);
@@ -331,6 +326,8 @@ void tlb_flush_nonglobal(struct cpu *c)
 {
 	struct tlb *tlb = c->tlbs;
 
+	if (c->journal)
+		c->journal->tlb_flush(c);
 	if (tlb->journal_n <= TLB_JOURNAL) {
 		for (unsigned n = 0; n < tlb->journal_n; n++) {
 			unsigned idx = tlb->journal[n] >> TLB_BITS, i = tlb->journal[n] & (TLB_SIZE - 1);
@@ -357,6 +354,8 @@ void tlb_flush_page(struct cpu *c, u64 la)
 {
 	struct tlb *tlb = c->tlbs;
 
+	if (c->journal)
+		c->journal->tlb_flush(c);
 	c->exec_gen++;
 	/* The page may be part of a larger one, of which any 4 KiB may be in the TLB. */
 	unsigned page_bits = MAX(tlb->large_bits[la >> 63], PAGE_SHIFT);
@@ -409,6 +408,8 @@ static void tlb_enter(struct cpu *c, enum mmu_index idx, u64 la, enum access acc
 	/* Not fresh: a page is in this slot, so the slot is in the journal already unless that page was global. */
 	bool fresh = e->tag_r == tag_none(i) && e->tag_w == tag_none(i) && e->tag_x == tag_none(i);
 
+	if (c->journal)
+		c->journal->tlb_entry(c, idx, i);
 	tlb->used |= (u8)BIT(idx);
 	tlb_note(tlb, idx, i, fresh, t->global);
 	if (t->page_bits > PAGE_SHIFT)
@@ -456,6 +457,8 @@ void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum acce
 		gpa_mark_dirty(slot, t.gpa);
 		if (unlikely(gpa_has_code(slot, t.gpa)) && c->code_write)
 			c->code_write(c, slot, t.gpa, host, size);
+		if (c->journal)
+			c->journal->page(c, host);
 	}
 	if (unlikely(gpa_has_code(slot, t.gpa)) && c->code_fill)
 		c->code_fill(c, host);

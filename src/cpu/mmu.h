@@ -24,6 +24,15 @@ u32 mmu_walk(struct cpu *c, u64 la, enum access acc, enum mmu_index idx, bool se
 /* Translation without side effects for KVM_TRANSLATE and debuggers. False when not mapped. */
 bool mmu_translate(struct cpu *c, u64 la, u64 *gpa, bool *writable, bool *user);
 
+/*
+ * What an empty tag is depends on the entry: it names a page that cannot be in that entry, so that neither equality nor
+ * a distance of less than a page (generated code compares so) ever hits it.
+ */
+static inline u64 tag_none(unsigned i)
+{
+	return i ? 0 : ~0ull;
+}
+
 void tlb_flush_all(struct cpu *c);        /* global ones too: CR0/CR4 changes, map changes, dirty log */
 void tlb_flush_nonglobal(struct cpu *c);  /* MOV CR3 */
 void tlb_flush_page(struct cpu *c, u64 la); /* INVLPG */

@@ -3,7 +3,7 @@
 #include "base/types.h"
 #include "engine/x86_ops.h"
 
-static const struct x86_ops *const engines[] = {&interp_x86_ops, &jit_x86_ops};
+static const struct x86_ops *const engines[] = {&interp_x86_ops, &jit_x86_ops, &lockstep_x86_ops};
 
 const struct x86_ops *engine_find(const char *name)
 {

@@ -61,6 +61,7 @@ struct x86_ops {
 
 extern const struct x86_ops interp_x86_ops;
 extern const struct x86_ops jit_x86_ops;
+extern const struct x86_ops lockstep_x86_ops;
 
 /*
  * From now on translated code is named in /tmp/perf-PID.map, for perf(1). Process-wide; a child after fork(2) writes to
@@ -68,7 +69,7 @@ extern const struct x86_ops jit_x86_ops;
  */
 int engine_perf_map(void);
 
-/* The engine of that name ("interp", "jit"), or NULL. */
+/* The engine of that name ("interp", "jit", "lockstep"), or NULL. */
 const struct x86_ops *engine_find(const char *name);
 
 #endif

@@ -20,7 +20,7 @@ static void read_environment(void)
 	const char *name = getenv("ANYKVM_ENGINE"), *perf_map = getenv("ANYKVM_PERF_MAP");
 
 	if (name && vm_set_engine(name))
-		log_warn("ANYKVM_ENGINE=%s: no such engine (there are interp and jit)", name);
+		log_warn("ANYKVM_ENGINE=%s: no such engine (there are interp, jit and lockstep)", name);
 	if (perf_map && strcmp(perf_map, "0") && engine_perf_map())
 		log_warn("ANYKVM_PERF_MAP: /tmp/perf-%d.map cannot be written", getpid());
 }

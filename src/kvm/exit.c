@@ -292,6 +292,14 @@ static int handle_memory_fault(struct vcpu *v)
 	return -EFAULT;
 }
 
+static int handle_engine_error(struct vcpu *v)
+{
+	cpu_io_retire(&v->cpu);
+	v->run->internal.suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
+	v->run->internal.ndata = 0;
+	return to_client(v, KVM_EXIT_INTERNAL_ERROR, WAIT_NONE);
+}
+
 static exit_handler *const exit_handlers[NR_EXIT_REASON] = {
 	[EXIT_KICK] = handle_kick,
 	[EXIT_IRQ_WINDOW] = handle_window,
@@ -303,6 +311,7 @@ static exit_handler *const exit_handlers[NR_EXIT_REASON] = {
 	[EXIT_DEBUG] = handle_debug,
 	[EXIT_EMULATION] = handle_emulation,
 	[EXIT_MEMORY_FAULT] = handle_memory_fault,
+	[EXIT_ENGINE_ERROR] = handle_engine_error,
 };
 
 int vcpu_handle_exit(struct vcpu *v, enum exit_reason reason)

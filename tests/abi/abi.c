@@ -135,3 +135,30 @@ struct kvm_regs abi_regs(struct abi_vm *m)
 	ioc_ok(m->vcpu, KVM_GET_REGS, &regs);
 	return regs;
 }
+
+#define PML4 0x10000u
+#define PDPT 0x11000u
+#define PD 0x12000u
+
+void abi_enter_64bit(struct abi_vm *m, int vcpu, u64 rip)
+{
+	const struct kvm_segment code = {.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
+	const struct kvm_segment data = {
+		.limit = ~0u, .selector = 16, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1};
+	struct kvm_regs regs = {.rip = rip, .rflags = 2, .rsp = ABI_STACK64};
+	struct kvm_sregs s;
+
+	*(u64 *)(m->mem + PML4) = PDPT | 7;
+	*(u64 *)(m->mem + PDPT) = PD | 7;
+	for (u64 n = 0; n < 512; n++)
+		((u64 *)(m->mem + PD))[n] = n << 21 | 0x87;
+	ioc_ok(vcpu, KVM_GET_SREGS, &s);
+	s.cs = code;
+	s.ds = s.es = s.ss = s.fs = s.gs = data;
+	s.cr0 = 0x80000011;
+	s.cr3 = PML4;
+	s.cr4 = 0x20;
+	s.efer = 0x500;
+	ioc_ok(vcpu, KVM_SET_SREGS, &s);
+	ioc_ok(vcpu, KVM_SET_REGS, &regs);
+}

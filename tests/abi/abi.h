@@ -75,6 +75,15 @@ int abi_set_memory(struct abi_vm *m, u32 slot, u32 flags, u64 gpa, u64 size, voi
 #define ABI_LOAD(m, name) abi_load(m, (m)->vcpu, name, (size_t)(name##_end - name))
 void abi_load(struct abi_vm *m, int vcpu, const u8 *code, size_t size);
 
+/* The same in 64-bit mode at CPL 0, with the first GiB at its own address by large pages; stack below ABI_STACK64. */
+#define ABI_STACK64 0x18000u
+void abi_enter_64bit(struct abi_vm *m, int vcpu, u64 rip);
+#define ABI_LOAD64(m, name)                                                      \
+	do {                                                                     \
+		memcpy((m)->mem + ABI_CODE, name, (size_t)(name##_end - name));  \
+		abi_enter_64bit(m, (m)->vcpu, ABI_CODE);                         \
+	} while (0)
+
 /* Lets DS reach all 4 GiB in real mode, and points vector @n of the interrupt table to @offset of segment 0. */
 void abi_flat_ds(struct abi_vm *m, int vcpu);
 void abi_vector(struct abi_vm *m, unsigned n, u16 offset);

@@ -12,38 +12,10 @@
 #define KVM_EXIT_MEMORY_FAULT 39
 #endif
 
-#define PML4 0x10000u
-#define PDPT 0x11000u
-#define PD 0x12000u
-#define STACK 0x18000u
 #define CODE2 0x20000u /* another page */
 #define GPA 0x400000ull
 
 static const char *engine;
-
-/* 1 GiB at its own address, by large pages. */
-static void enter_64bit(struct abi_vm *m, int vcpu, u64 rip)
-{
-	const struct kvm_segment code = {.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
-	const struct kvm_segment data = {
-		.limit = ~0u, .selector = 16, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1};
-	struct kvm_regs regs = {.rip = rip, .rflags = 2, .rsp = STACK};
-	struct kvm_sregs s;
-
-	*(u64 *)(m->mem + PML4) = PDPT | 7;
-	*(u64 *)(m->mem + PDPT) = PD | 7;
-	for (u64 n = 0; n < 512; n++)
-		((u64 *)(m->mem + PD))[n] = n << 21 | 0x87;
-	ioc_ok(vcpu, KVM_GET_SREGS, &s);
-	s.cs = code;
-	s.ds = s.es = s.ss = s.fs = s.gs = data;
-	s.cr0 = 0x80000011;
-	s.cr3 = PML4;
-	s.cr4 = 0x20;
-	s.efer = 0x500;
-	ioc_ok(vcpu, KVM_SET_SREGS, &s);
-	ioc_ok(vcpu, KVM_SET_REGS, &regs);
-}
 
 static int setup(void **state)
 {
@@ -62,12 +34,6 @@ static int teardown(void **state)
 	return 0;
 }
 
-#define LOAD64(m, name)                                                          \
-	do {                                                                     \
-		memcpy((m)->mem + ABI_CODE, name, (size_t)(name##_end - name));  \
-		enter_64bit(m, (m)->vcpu, ABI_CODE);                             \
-	} while (0)
-
 /* movl $v, %eax; ret */
 static void put_function(u8 *at, u32 v)
 {
@@ -85,7 +51,7 @@ static void test_client_writes(void **state)
 {
 	struct abi_vm *m = *state;
 
-	LOAD64(m, same_page);
+	ABI_LOAD64(m, same_page);
 	u8 *function = m->mem + ABI_CODE + (same_page_end - same_page) - 6;
 	for (u32 n = 1; n < 50; n++) {
 		put_function(function, n);
@@ -112,7 +78,7 @@ static void test_client_loads(void **state)
 {
 	struct abi_vm *m = *state;
 
-	LOAD64(m, other_page);
+	ABI_LOAD64(m, other_page);
 	for (u32 n = 1; n < 50; n++) {
 		put_function(m->mem + CODE2, n);
 		assert_int_equal(abi_run_to_out(m, 0x10), n);
@@ -146,7 +112,7 @@ static void test_slots(void **state)
 	struct abi_vm *m = *state;
 	u8 *a = page_with(1), *b = page_with(2);
 
-	LOAD64(m, in_slot);
+	ABI_LOAD64(m, in_slot);
 	point_to(m, GPA);
 	for (u32 n = 0; n < 10; n++) {
 		assert_int_equal(abi_set_memory(m, 1, 0, GPA, PAGE_SIZE, a), 0);
@@ -178,7 +144,7 @@ static void test_aliased_slots(void **state)
 	struct abi_vm *m = *state;
 	u8 *p = page_with(7);
 
-	LOAD64(m, through_alias);
+	ABI_LOAD64(m, through_alias);
 	assert_int_equal(abi_set_memory(m, 1, 0, GPA, PAGE_SIZE, p), 0);
 	assert_int_equal(abi_set_memory(m, 2, 0, GPA + PAGE_SIZE, PAGE_SIZE, p), 0);
 	assert_int_equal(abi_run_to_out(m, 0x10), 999);
@@ -202,7 +168,7 @@ static void test_mapping_gone(void **state)
 	u8 *p = page_with(0);
 	struct kvm_regs r;
 
-	LOAD64(m, vanishing);
+	ABI_LOAD64(m, vanishing);
 	assert_int_equal(abi_set_memory(m, 1, 0, GPA, PAGE_SIZE, p), 0);
 	abi_run_to_out(m, 0x10);
 	abi_run_to_out(m, 0x10);

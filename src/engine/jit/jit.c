@@ -171,12 +171,45 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 		*link = NULL;
 		return b;
 	}
+	if (j->alone)
+		return b;
 	if (c->rip >> 47 == 0 || c->rip >> 47 == 0x1ffff) {
 		struct jump_entry *e = &j->jump[c->rip & ((1u << JUMP_BITS) - 1)];
 		e->key = c->rip ^ j->epoch;
 		e->code = b->entry;
 	}
 	return b;
+}
+
+/* Executes @b. Returns the link it was left by, or NULL. */
+static struct jit_link *jit_enter(struct jit *j, const struct jit_block *b)
+{
+	jit_flags_from_cpu(j);
+	j->host_mxcsr = _mm_getcsr();
+	mxcsr_from_cpu(j);
+	j->enter(b->entry);
+	mxcsr_to_cpu(j);
+	jit_flags_to_cpu(j);
+	if (j->exit_code <= 1)
+		return NULL;
+	struct jit_link *link = (struct jit_link *)j->exit_code;
+	j->cpu->rip = link->rip;
+	return link;
+}
+
+struct jit_block *jit_block_at(struct jit *j)
+{
+	struct jit_link *none = NULL;
+
+	jit_sync(j);
+	if (j->mode == JIT_MODE_NONE || j->off)
+		return NULL;
+	return jit_get(j, &none);
+}
+
+void jit_block_run(struct jit *j, const struct jit_block *b)
+{
+	jit_enter(j, b);
 }
 
 static enum exit_reason jit_blocks(struct cpu *c)
@@ -213,17 +246,7 @@ static enum exit_reason jit_blocks(struct cpu *c)
 			jit_link_set(link, b);
 			j->stat.links++;
 		}
-		jit_flags_from_cpu(j);
-		j->host_mxcsr = _mm_getcsr();
-		mxcsr_from_cpu(j);
-		j->enter(b->entry);
-		mxcsr_to_cpu(j);
-		jit_flags_to_cpu(j);
-		link = NULL;
-		if (j->exit_code > 1) {
-			link = (struct jit_link *)j->exit_code;
-			c->rip = link->rip;
-		}
+		link = jit_enter(j, b);
 	}
 }
 
@@ -254,7 +277,7 @@ static void jit_tlb_flush_all(struct cpu *c)
 	j->hard_gen = ++j->client_gen;
 }
 
-static enum exit_reason jit_run(struct cpu *c)
+enum exit_reason jit_run_blocks(struct cpu *c, enum exit_reason (*blocks)(struct cpu *c))
 {
 	struct jit *j = jit_of(c);
 	u64 map_gen = c->map ? c->map->gen : 0; /* a VM need not have memory */
@@ -267,10 +290,15 @@ static enum exit_reason jit_run(struct cpu *c)
 		j->map_gen = map_gen;
 	}
 	hub_enter(j);
-	enum exit_reason reason = loop_run(c, jit_blocks);
+	enum exit_reason reason = loop_run(c, blocks);
 	hub_leave(j);
 	j->kicked = reason == EXIT_KICK;
 	return reason;
+}
+
+static enum exit_reason jit_run(struct cpu *c)
+{
+	return jit_run_blocks(c, jit_blocks);
 }
 
 /* --- The table --------------------------------------------------------------------------------------------------------- */

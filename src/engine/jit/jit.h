@@ -117,6 +117,7 @@ struct jit {
 	u32 epoch_nr;
 	bool flush;            /* to be done by the dispatcher */
 	u8 vec_max;            /* bytes of the widest vector register of the host */
+	bool alone;            /* generated code returns after each block: see jit_block_at() */
 	bool off;              /* no memory below 2 GiB: everything is interpreted */
 
 	/* Stubs, addresses in the executable mapping. */
@@ -163,6 +164,15 @@ static inline u64 jit_cut(const struct jit_block *b, u64 rip)
 
 /* jit.c: brings mode, seg_end, epoch and vec_bad up to the CPU's present state. */
 void jit_sync(struct jit *j);
+
+/*
+ * For who looks at each block (engine/lockstep), with jit.alone set. jit_block_at(): what is to be executed at cpu->rip,
+ * NULL: it is the interpreter's. jit_block_run() executes it: to cpu->rip, or out of it through cpu->unwind.
+ */
+struct jit_block *jit_block_at(struct jit *j);
+void jit_block_run(struct jit *j, const struct jit_block *b);
+/* x86_ops.run around @blocks: see loop_run(). */
+enum exit_reason jit_run_blocks(struct cpu *c, enum exit_reason (*blocks)(struct cpu *c));
 
 /* cache.c */
 struct jit_block *jit_find(struct jit *j, u64 rip, const u8 *p);

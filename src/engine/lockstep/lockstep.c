@@ -1,0 +1,415 @@
+#include "engine/lockstep/lockstep.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "cpu/msr.h"
+#include "cpu/sem.h"
+#include "engine/jit/jit.h"
+#include "engine/loop.h"
+#include "engine/x86_ops.h"
+
+#define SEEN_BITS 16
+#define RARELY 64 /* blocks seen often are compared once in so many executions */
+
+struct lockstep {
+	struct undo undo; /* first: cpu->journal leads here */
+	struct lockstep_state before, first;
+	const struct jit_block *block;
+	enum ending end;     /* of the first run */
+	u64 undefined;       /* flags, as the interpreter goes */
+	bool equal;
+	struct report now, best; /* best: of those places where the interpreter might have stopped, the most alike */
+	unsigned often;      /* 0: always */
+	u32 *seen;           /* executions, by a hash of RIP */
+	u64 compared, skipped;
+};
+
+/* What the VM's vCPUs share: that there is only one. */
+struct lockstep_vm {
+	_Atomic unsigned vcpus;
+};
+
+static struct lockstep *lockstep_of(const struct cpu *c)
+{
+	return (struct lockstep *)c->journal;
+}
+
+/* --- State ----------------------------------------------------------------------------------------------------------- */
+
+/* All but cpu->request, which belongs to other threads. */
+static void cpu_copy(struct cpu *to, const struct cpu *from)
+{
+	size_t at = offsetof(struct cpu, request), behind = at + sizeof(from->request);
+
+	memcpy(to, from, at);
+	memcpy((u8 *)to + behind, (const u8 *)from + behind, sizeof(*from) - behind);
+}
+
+static void state_keep(struct lockstep_state *s, const struct cpu *c)
+{
+	cpu_copy(&s->cpu, c);
+	memcpy(s->msr, c->msr, msr_count() * sizeof(*s->msr));
+}
+
+static void state_back(struct cpu *c, const struct lockstep_state *s)
+{
+	u64 gen = c->exec_gen; /* never goes back: things are remembered by it */
+
+	cpu_copy(c, &s->cpu);
+	memcpy(c->msr, s->msr, msr_count() * sizeof(*s->msr));
+	c->exec_gen = gen;
+}
+
+/* --- The two runs ------------------------------------------------------------------------------------------------------ */
+
+static void run_jit(struct cpu *c)
+{
+	jit_block_run(jit_of(c), lockstep_of(c)->block);
+}
+
+static void note_undefined(struct lockstep *l, const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+
+	l->undefined = (l->undefined & ~(u64)r->flags_written) | r->flags_undefined;
+}
+
+/*
+ * Arithmetic flags that the translator need not have at cpu->rip, where it has left its block before the end (code has
+ * changed, somebody wants to look): those that the rest of the block overwrites before it reads them.
+ */
+static u64 flags_dead(const struct lockstep *l, const struct cpu *c)
+{
+	const struct jit_block *b = l->block;
+	u64 rip = l->before.cpu.rip;
+	u16 live = 0, dead = 0;
+	unsigned n = 0;
+
+	while (n < b->nr && rip != c->rip)
+		rip += b->insns[n++].len;
+	for (; n < b->nr && !block_ends_at(&b->insns[n]); n++) {
+		const struct insn_row *r = &insn_rows[b->insns[n].row];
+		bool stack = r->sem == &sem_push_e || r->sem == &sem_push_i || r->sem == &sem_pop_r || r->sem == &sem_leave;
+
+		if (r->class_ != CLASS_COPY && !stack)
+			break;
+		live |= r->flags_read & ~dead;
+		dead |= (r->flags_written | r->flags_undefined) & ~live & FL_ARITH;
+	}
+	return dead;
+}
+
+/* True: this is where the translator stopped, and all is equal. */
+static bool is_there(struct lockstep *l, struct cpu *c)
+{
+	if (l->end != END_NORMAL || c->rip != l->first.cpu.rip)
+		return false;
+	lockstep_compare(&l->first, c, &l->undo, END_NORMAL, l->undefined | flags_dead(l, c), &l->now);
+	if (l->now.differences && (!l->best.differences || l->now.differences <= l->best.differences))
+		l->best = l->now;
+	return !l->now.differences;
+}
+
+/* True: code has changed, the rest of the block is stale. */
+static bool step(struct cpu *c, const struct insn *i, const u8 *code, bool ends)
+{
+	u64 rip = c->rip;
+
+	c->code_page = (u64)code & PAGE_MASK;
+	c->int_shadow = 0;
+	c->insn = i;
+	i->fn(c, i);
+	if (!ends)
+		c->rip = rip + i->len;
+	if (c->code_bits != 64)
+		c->rip = c->code_bits == 32 ? (u32)c->rip : (u16)c->rip;
+	bool stale = c->smc;
+	c->smc = false;
+	return stale;
+}
+
+/*
+ * One instruction after the other, until all is as the translator left it. A branch back into the block may lead past
+ * that RIP several times, and string instructions may pause (more often than those of the translator, when they write
+ * to the page they are in), so what counts is the state.
+ */
+static void run_interp(struct cpu *c)
+{
+	struct lockstep *l = lockstep_of(c);
+	unsigned left = l->block->nr + UNDO_PAGES_ENOUGH;
+
+	l->undefined = 0;
+	l->equal = is_there(l, c);
+	while (!l->equal && left) {
+		const struct block *b = block_get(c->engine, c);
+		bool stale = false;
+
+		for (unsigned n = 0; n < b->nr && !l->equal && !stale && left; n++, left--) {
+			stale = step(c, &b->insns[n], b->code, b->ends && n + 1 == b->nr);
+			note_undefined(l, &b->insns[n]);
+			l->equal = is_there(l, c);
+		}
+	}
+}
+
+/* With what leaves through cpu->unwind caught. */
+static enum ending attempt(struct cpu *c, void (*run)(struct cpu *c))
+{
+	jmp_buf here, *volatile outer = c->unwind;
+	volatile enum ending end = END_NORMAL;
+
+	c->unwind = &here;
+	switch (_setjmp(here)) {
+	case UNWIND_FAULT: end = END_FAULT; break;
+	case UNWIND_EXIT: end = END_EXIT; break;
+	default: run(c); break;
+	}
+	c->unwind = outer;
+	c->code_page = 0;
+	c->smc = false;
+	return end;
+}
+
+static void report(const struct lockstep *l, const struct cpu *c, enum ending end)
+{
+	static const char *const name[] = {"its end", "a fault", "an exit"};
+	const struct jit_block *b = l->block;
+	char hex[JIT_INSNS_MAX * 15 * 2 + JIT_INSNS_MAX + 1];
+	size_t len = 0;
+
+	for (unsigned n = 0, at = 0; n < b->nr; at += b->insns[n].len, n++) {
+		for (unsigned k = 0; k < b->insns[n].len; k++)
+			len += (size_t)snprintf(hex + len, sizeof(hex) - len, "%02x", b->bytes[at + k]);
+		len += (size_t)snprintf(hex + len, sizeof(hex) - len, "%s", n + 1 < b->nr ? " " : "");
+	}
+	log_error("lockstep: the engines differ after the block at %#llx, mode %d, CPL %d", (unsigned long long)l->before.cpu.rip,
+		  l->before.cpu.mode, l->before.cpu.cpl);
+	log_error("lockstep: code %s", hex);
+	log_error("lockstep: jit came to %s at %#llx, interp to %s at %#llx", name[l->end],
+		  (unsigned long long)l->first.cpu.rip, name[end], (unsigned long long)c->rip);
+	for (const char *line = l->best.text, *next; *line; line = next) {
+		next = strchr(line, '\n') + 1;
+		log_error("lockstep: %.*s", (int)(next - line - 1), line);
+	}
+}
+
+static bool random_numbers(const struct jit_block *b)
+{
+	for (unsigned n = 0; n < b->nr; n++) {
+		const struct sem *s = insn_rows[b->insns[n].row].sem;
+		if (s == &sem_rdrand || s == &sem_rdseed)
+			return true;
+	}
+	return false;
+}
+
+/* False: the engines differ. */
+static bool run_both(struct lockstep *l, struct cpu *c, enum ending *end)
+{
+	state_keep(&l->before, c);
+	undo_begin(&l->undo, c);
+	l->end = *end = attempt(c, run_jit);
+	if (!undo_again(&l->undo, c)) {
+		l->skipped++;
+		return true;
+	}
+	state_keep(&l->first, c);
+	state_back(c, &l->before);
+	l->equal = false;
+	l->best.differences = 0;
+	l->best.len = 0;
+	l->best.text[0] = 0;
+	*end = attempt(c, run_interp);
+	if (*end == l->end && *end != END_NORMAL) {
+		lockstep_compare(&l->first, c, &l->undo, *end, l->undefined, &l->best);
+		l->equal = !l->best.differences;
+	}
+	/* A string instruction, or a block, that was kicked out of in one run only. */
+	if (!l->equal && (cpu_must_stop(c) || random_numbers(l->block))) {
+		l->skipped++;
+		return true;
+	}
+	l->compared++;
+	return l->equal;
+}
+
+/* The guest's clock stands still meanwhile. */
+static enum ending compare_block(struct lockstep *l, struct cpu *c)
+{
+	u64 ratio = c->tsc_ratio, offset = c->tsc_offset, frozen = cpu_rdtsc(c);
+	enum ending end;
+
+	c->tsc_ratio = 0;
+	c->tsc_offset = frozen;
+	bool same = run_both(l, c, &end);
+	undo_end(&l->undo);
+	c->tsc_ratio = ratio;
+	c->tsc_offset = offset + (c->tsc_offset - frozen);
+	if (same)
+		return end;
+	report(l, c, end);
+	cpu_exit(c, EXIT_ENGINE_ERROR);
+}
+
+/* --- The run loop -------------------------------------------------------------------------------------------------------- */
+
+static bool to_be_compared(struct lockstep *l, u64 rip)
+{
+	if (!l->often)
+		return true;
+	u32 n = l->seen[(rip ^ rip >> SEEN_BITS) & (BIT(SEEN_BITS) - 1)]++;
+	return n < l->often || n % RARELY == 0;
+}
+
+static enum exit_reason lockstep_blocks(struct cpu *c)
+{
+	struct lockstep *l = lockstep_of(c);
+	struct jit *j = jit_of(c);
+	enum exit_reason reason;
+
+	for (;;) {
+		hub_written(j);
+		hub_read(j);
+		if (unlikely(loop_attention(c))) {
+			if (loop_attend(c, &reason))
+				return reason;
+			continue;
+		}
+		struct jit_block *b = jit_block_at(j);
+		if (!b) {
+			const struct block *i = block_get(&j->bc, c);
+			loop_exec(c, i, i->nr);
+			c->code_page = 0;
+			l->skipped++;
+			continue;
+		}
+		if (!to_be_compared(l, c->rip)) {
+			jit_block_run(j, b);
+			continue;
+		}
+		l->block = b;
+		enum ending end = compare_block(l, c);
+		if (end != END_NORMAL)
+			longjmp(*c->unwind, (int)end);
+	}
+}
+
+static enum exit_reason lockstep_run(struct cpu *c)
+{
+	return jit_run_blocks(c, lockstep_blocks);
+}
+
+/* --- The table ------------------------------------------------------------------------------------------------------------- */
+
+static int lockstep_hardware_setup(void)
+{
+	return jit_x86_ops.hardware_setup();
+}
+
+static int lockstep_vm_init(void **engine_vm)
+{
+	*engine_vm = calloc(1, sizeof(struct lockstep_vm));
+	return *engine_vm ? 0 : -ENOMEM;
+}
+
+static void lockstep_vm_destroy(void *engine_vm)
+{
+	free(engine_vm);
+}
+
+static void lockstep_free(struct lockstep *l)
+{
+	undo_fini(&l->undo);
+	free(l->before.msr);
+	free(l->first.msr);
+	free(l->seen);
+	free(l);
+}
+
+static int lockstep_init(struct lockstep *l, struct cpu *c)
+{
+	const char *often = getenv("ANYKVM_LOCKSTEP");
+
+	l->often = often ? (unsigned)strtoul(often, NULL, 0) : 0;
+	l->seen = calloc(1u << SEEN_BITS, sizeof(*l->seen));
+	l->before.msr = calloc(msr_count(), sizeof(u64));
+	l->first.msr = calloc(msr_count(), sizeof(u64));
+	if (!l->seen || !l->before.msr || !l->first.msr)
+		return -ENOMEM;
+	return undo_init(&l->undo, c);
+}
+
+static int lockstep_vcpu_create(struct cpu *c)
+{
+	struct lockstep_vm *vm = c->engine_vm;
+
+	if (vm && atomic_fetch_add(&vm->vcpus, 1) > 0) {
+		atomic_fetch_sub(&vm->vcpus, 1);
+		log_error("the lockstep engine runs one vCPU only: others write to memory between the two runs of a block");
+		return -EINVAL;
+	}
+	struct lockstep *l = aligned_alloc(64, ALIGN_UP(sizeof(*l), 64));
+	if (!l)
+		return -ENOMEM;
+	memset(l, 0, sizeof(*l));
+	c->engine_vm = NULL; /* the translator's, which nobody shares */
+	int r = jit_x86_ops.vcpu_create(c);
+	if (!r) {
+		r = lockstep_init(l, c);
+		if (r)
+			jit_x86_ops.vcpu_free(c);
+	}
+	c->engine_vm = vm;
+	if (r) {
+		c->journal = NULL;
+		lockstep_free(l);
+		return r;
+	}
+	jit_of(c)->alone = true;
+	return 0;
+}
+
+static void lockstep_vcpu_free(struct cpu *c)
+{
+	struct lockstep *l = lockstep_of(c);
+
+	if (!c->engine)
+		return;
+	if (l->compared)
+		log_info("lockstep: %llu blocks compared, %llu not", (unsigned long long)l->compared, (unsigned long long)l->skipped);
+	c->journal = NULL;
+	jit_x86_ops.vcpu_free(c);
+	lockstep_free(l);
+}
+
+static void lockstep_vcpu_load(struct cpu *c)
+{
+	jit_x86_ops.vcpu_load(c);
+}
+
+static void lockstep_tlb_flush_all(struct cpu *c)
+{
+	jit_x86_ops.tlb_flush_all(c);
+}
+
+const struct x86_ops lockstep_x86_ops = {
+	.name = "lockstep",
+	.hardware_setup = lockstep_hardware_setup,
+	.vm_init = lockstep_vm_init,
+	.vm_destroy = lockstep_vm_destroy,
+	.vcpu_create = lockstep_vcpu_create,
+	.vcpu_free = lockstep_vcpu_free,
+	.vcpu_load = lockstep_vcpu_load,
+	.vcpu_put = loop_vcpu_put,
+	.run = lockstep_run,
+	.tlb_flush_all = lockstep_tlb_flush_all,
+	.tlb_flush_gva = tlb_flush_page,
+	.inject = loop_inject,
+	.enable_irq_window = loop_enable_irq_window,
+	.enable_nmi_window = loop_enable_nmi_window,
+	.kick = loop_kick,
+};
