@@ -221,6 +221,7 @@ static const struct row rows[] = {
 	{VM, 0, KVM_GET_TSC_KHZ},
 	{VM, 0, KVM_SET_TSC_KHZ},
 	{VM, 0, KVM_CREATE_VCPU},
+	{VM, 0, KVM_GET_STATS_FD},
 	M(KVM_CREATE_PIT2, struct kvm_pit_config),
 	M(KVM_IRQ_LINE, struct kvm_irq_level),
 	M(KVM_IRQ_LINE_STATUS, struct kvm_irq_level),
@@ -271,6 +272,7 @@ static const struct row rows[] = {
 	C(KVM_SET_DEVICE_ATTR, struct kvm_device_attr),
 	C(KVM_HAS_DEVICE_ATTR, struct kvm_device_attr),
 	{VCPU, 0, KVM_SMI},
+	{VCPU, 0, KVM_GET_STATS_FD},
 };
 
 static const u32 msrs[] = {
@@ -418,6 +420,8 @@ static void by_table(struct input *in)
 
 		if (row->request == KVM_CREATE_VCPU && h->kind == VM)
 			keep(VCPU, r);
+		if (row->request == KVM_GET_STATS_FD && r >= 0)
+			require(anykvm_close((int)r) == 0);
 		return;
 	}
 	if (row->first == KVM_GET_SUPPORTED_CPUID && sys) {
