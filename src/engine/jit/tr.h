@@ -124,6 +124,16 @@ bool tr_leave(struct tr *t, unsigned n, const struct insn *i);
 /* Several pushes or pops from instruction @n on under one check. Returns how many; 0: fewer than two. */
 unsigned tr_stack_run(struct tr *t, unsigned n);
 
+/* --- tr_legacy.c: what is common in 32-bit code, and rare in 64-bit code ------------------------------------------ */
+
+/* MOV between rAX and an absolute address. False: not in this form. */
+bool tr_is_moffs(const struct insn *i);
+bool tr_moffs(struct tr *t, unsigned n, const struct insn *i);
+bool tr_push_mem(struct tr *t, unsigned n, const struct insn *i);
+/* Memory and AH, CH, DH or BH: whether that is a source only. Into S1, which is returned; flags are in their slot. */
+bool tr_can_store_high(const struct insn *i);
+unsigned tr_emit_high_byte(struct tr *t, const struct insn *i);
+
 /* --- tr_branch.c: near branches and the ways out of a block -------------------------------------------------------- */
 
 bool tr_is_jcc(const struct insn *i);

@@ -60,7 +60,8 @@ static bool can_copy(const struct tr *t, const struct insn *i)
 	struct gprs g = gprs_of(i);
 	bool vector = tr_is_vector(r);
 	unsigned mem = (g.reg && tr_in_memory(i->reg)) + (g.rm && tr_in_memory(i->rm)) + (g.vvvv && tr_in_memory(i->vvvv));
-	bool plain = !(g.reg && (tr_in_memory(i->reg) || i->reg == RSP)) && !(g.rm && (tr_in_memory(i->rm) || i->rm == RSP));
+	bool high_reg = i->reg_off & 7, high_rm = i->rm_off & 7; /* AH to BH */
+	bool no_rex = (!g.reg || high_reg || tr_host_of(i->reg) < H_R8) && (!g.rm || high_rm || tr_host_of(i->rm) < H_R8);
 
 	if (r->class_ != CLASS_COPY || (g.other && !vector) || (r->attr & (A_X87 | A_MMX | A_OLDER | A_CPL0)))
 		return false;
@@ -72,8 +73,8 @@ static bool can_copy(const struct tr *t, const struct insn *i)
 		return false;
 	if (r->sem == &sem_lea || r->sem == &sem_nop)
 		return false;
-	bool high_byte = (g.reg && (i->reg_off & 7)) || (g.rm && (i->rm_off & 7));
-	if (high_byte && (i->is_mem || !plain || no_64))
+	bool high = (g.reg && high_reg) || (g.rm && high_rm);
+	if (high && (i->is_mem ? !tr_can_store_high(i) : !no_rex || no_64))
 		return false;
 	if (!tr_can_address(t, i))
 		return false;
@@ -109,7 +110,12 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 		tr_vec_load_operands(t, i);
 	tr_flags_to_host(t, n, S1);
 	to.base = S0;
-	struct { bool is; u8 g; u8 *to; } field[] = {{g.reg, i->reg, &to.reg}, {g.rm, i->rm, &to.rm}, {g.vvvv, i->vvvv, &to.vvvv}};
+	/* AH to BH: the same in the host's, but not beside S0. */
+	if (i->is_mem && g.reg && (i->reg_off & 7))
+		to.reg = (u8)tr_emit_high_byte(t, i);
+	struct { bool is; u8 g; u8 *to; } field[] = {{g.reg && !(i->reg_off & 7), i->reg, &to.reg},
+						     {g.rm && !(i->rm_off & 7), i->rm, &to.rm},
+						     {g.vvvv, i->vvvv, &to.vvvv}};
 	u8 back_g[3], back_h[3];
 	unsigned back = 0;
 	for (unsigned k = 0; k < ARRAY_SIZE(field); k++) {
@@ -183,7 +189,7 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 	} else if ((run = tr_stack_run(t, n))) {
 		return run;
 	} else if (r->sem == &sem_push_e || r->sem == &sem_push_i) {
-		done = tr_push(t, n, i);
+		done = i->is_mem ? tr_push_mem(t, n, i) : tr_push(t, n, i);
 	} else if (r->sem == &sem_pop_r) {
 		done = tr_pop(t, n, i);
 	} else if (r->sem == &sem_leave) {
@@ -193,6 +199,8 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 	} else if (r->sem == &sem_lea && i->opsize >= 4 && i->addrsize >= 4) {
 		tr_lea(t, i);
 		done = true;
+	} else if (tr_is_moffs(i)) {
+		done = tr_moffs(t, n, i);
 	} else {
 		done = can_copy(t, i) && tr_copy(t, n, i);
 	}

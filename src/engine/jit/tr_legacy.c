@@ -1,0 +1,61 @@
+/* Forms of addresses and registers that 32-bit code is full of, and 64-bit code knows but hardly uses. */
+#include "engine/jit/tr.h"
+
+bool tr_is_moffs(const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+
+	return operand_info[r->operand[0]].kind == OK_O || operand_info[r->operand[1]].kind == OK_O;
+}
+
+bool tr_moffs(struct tr *t, unsigned n, const struct insn *i)
+{
+	bool byte = !(i->opcode & 1), store = i->opcode & 2;
+
+	if (!tr_can_address(t, i))
+		return false;
+	tr_flags_to_slot(t, tr_flags_needed(t, n));
+	struct slow_path *s = tr_emit_operand(t, i);
+	if (i->opsize == 2)
+		emit8(t->e, 0x66);
+	emit_rm_disp(t->e, i->opsize == 8, (store ? 0x88 : 0x8a) | !byte, H_RAX, S0, 0);
+	tr_slow_done(t, s);
+	return true;
+}
+
+/* The value waits in memory while the place for it is looked up. */
+bool tr_push_mem(struct tr *t, unsigned n, const struct insn *i)
+{
+	if (i->opsize != t->word || !tr_can_address(t, i))
+		return false;
+	tr_flags_to_slot(t, tr_flags_needed(t, n));
+	struct slow_path *from = tr_emit_operand(t, i);
+	emit_rm_disp(t->e, tr_w(t), 0x8b, S0, S0, 0);
+	emit_store_abs(t->e, S0, &t->j->target);
+	struct slow_path *to = tr_emit_stack(t, i, -t->word, ACC_WRITE);
+	emit_load_abs(t->e, S1, &t->j->target);
+	emit_rm_disp(t->e, tr_w(t), 0x89, S1, S0, 0);
+	tr_emit_rsp_add(t, -t->word);
+	tr_slow_done(t, from);
+	tr_slow_done(t, to);
+	return true;
+}
+
+/*
+ * No instruction with R14 in it can name AH, CH, DH or BH. Where memory is the destination and flags are not needed for
+ * the result, a copy of the byte does: MOV, TEST and all of the arithmetic but ADC and SBB.
+ */
+bool tr_can_store_high(const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+	bool arith = i->opcode < 0x40 && (i->opcode & 7) == 0;
+
+	return r->space == ENC_LEGACY && r->map == 0 && (arith || i->opcode == 0x84 || i->opcode == 0x88) && !r->flags_read;
+}
+
+unsigned tr_emit_high_byte(struct tr *t, const struct insn *i)
+{
+	emit_rr(t->e, 0, 0x8b, S1, i->reg & 3);
+	emit_bytes(t->e, "\x41\xc1\xef\x08", 4); /* shr r15d, 8 */
+	return S1;
+}
