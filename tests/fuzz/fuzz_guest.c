@@ -1,13 +1,16 @@
 /*
  * Guests in any state: every mode, registers, descriptor tables, page tables and code made of plausible pieces with
  * arbitrary changes. What is looked for: host accesses outside of guest memory, which lies between inaccessible pages,
- * what the sanitizers find, runs that do not end when they are asked to, derived state that has gone stale.
+ * what the sanitizers find, runs that do not end when they are asked to, derived state that has gone stale, and what the
+ * lockstep engine finds: translated code that does not do what the interpreter does. The translator's code cache is a
+ * small one here, so that it fills up again and again.
  */
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
 
+#include "base/low.h"
 #include "cpu/cpuid.h"
 #include "cpu/debug.h"
 #include "cpu/fpu.h"
@@ -34,12 +37,12 @@
 #define CODE 0x10000u
 #define DATA 0x12000u
 
-#define RUN_NS 400000 /* time of one input */
+#define RUN_NS 400000 /* time of one input; twice that for two engines */
 #define EXITS_MAX 200
 
-static const struct x86_ops *const engines[] = {&interp_x86_ops, &jit_x86_ops};
+static const struct x86_ops *const engines[] = {&interp_x86_ops, &jit_x86_ops, &lockstep_x86_ops};
 static const struct x86_ops *ops; /* engine and vCPU of this input */
-static struct cpu *cpu, cpus[ARRAY_SIZE(engines)];
+static struct cpu *cpu, *cpus;    /* the vCPUs lie where generated code can name them */
 static u8 *ram, *rom;
 static _Atomic u64 dirty[RAM_SIZE / PAGE_SIZE / 64 + 1];
 static struct gpa_map *map;
@@ -75,6 +78,7 @@ static void free_engines(void)
 		engines[e]->vcpu_free(&cpus[e]);
 		cpu_fini(&cpus[e]);
 	}
+	low_free(cpus, ARRAY_SIZE(engines) * sizeof(*cpus));
 }
 
 static void setup_once(void)
@@ -101,6 +105,8 @@ static void setup_once(void)
 		s->code = calloc(s->size >> PAGE_SHIFT, sizeof(*s->code));
 		require(s->code);
 	}
+	cpus = low_alloc(ARRAY_SIZE(engines) * sizeof(*cpus));
+	require(cpus && setenv("ANYKVM_JIT_CACHE", "131072", 1) == 0);
 	unsigned n = MIN(cpuid_supported(offer, CPUID_MAX_ENTRIES), CPUID_MAX_ENTRIES);
 	for (unsigned e = 0; e < ARRAY_SIZE(engines); e++) {
 		require(cpu_init(&cpus[e]) == 0 && engines[e]->hardware_setup() == 0 &&
@@ -496,8 +502,9 @@ static void make_guest(struct input *in)
 	unsigned cpl = m == G_VM86 || ((pick & 0x80) && m >= G_PROT32) ? 3 : 0;
 	bool lma = m >= G_COMPAT, pae = lma || m == G_PROT32_PAE;
 
-	ops = engines[pick >> 5 & 1];
-	cpu = &cpus[pick >> 5 & 1];
+	unsigned engine = (unsigned)number(in, 1) % ARRAY_SIZE(engines);
+	ops = engines[engine];
+	cpu = &cpus[engine];
 	memset(ram, 0, RAM_SIZE);
 	memset(rom, 0, ROM_SIZE);
 	cpu_reset(cpu, false);
@@ -573,6 +580,9 @@ static bool handle(struct input *in, enum exit_reason reason)
 		return true;
 	case EXIT_TRIPLE_FAULT:
 		return false;
+	case EXIT_ENGINE_ERROR: /* a difference; it is told on standard error */
+		require(false);
+		return false;
 	case EXIT_MEMORY_FAULT:
 		require(cpu->exit.gpa - BAD_GPA < BAD_SIZE);
 		cpu_io_retire(cpu);
@@ -596,7 +606,7 @@ static bool handle(struct input *in, enum exit_reason reason)
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
 	struct input in = {data, size};
-	struct itimerspec limit = {.it_value = {.tv_nsec = RUN_NS}}, off = {0};
+	struct itimerspec limit = {0}, off = {0};
 
 	if (size < 8)
 		return 0;
@@ -606,6 +616,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 		inject(&in);
 	stop = 0;
 	ops->vcpu_load(cpu);
+	limit.it_value.tv_nsec = ops == &lockstep_x86_ops ? 2 * RUN_NS : RUN_NS;
 	timer_settime(timer, 0, &limit, NULL);
 	for (unsigned n = 0; n < EXITS_MAX && !stop; n++) {
 		enum exit_reason reason = ops->run(cpu);

@@ -8,7 +8,7 @@
 #define ROUNDS 2000
 
 /* Jobs: the first CPU names one, the others do it and count themselves in. */
-enum job { ATOMICS, PING, SHOOTDOWN, CROSS_MODIFY, STORE_BUFFER, MESSAGE, WAIT_NMI };
+enum job { ATOMICS, PING, SHOOTDOWN, CROSS_MODIFY, POKE, BESIDE_CODE, STORE_BUFFER, MESSAGE, WAIT_NMI };
 static volatile enum job job;
 static volatile u32 job_number, job_done;
 
@@ -275,6 +275,109 @@ static void test_cross_modify(void)
 	check_eq(bad_code, 0, "code that another CPU patches is seen after serialization");
 }
 
+/*
+ * As kernels patch what others may be executing: an INT3 over the first byte, the bytes behind it, then the first byte,
+ * and every processor serializes between. Whoever meets the INT3 goes where the new instruction leads. Written through
+ * another linear address; executed in a loop.
+ */
+asm(".text\n.balign 64\npoke_code: movl $1, %eax\npoke_site: .byte 0x0f, 0x1f, 0x44, 0, 0\nret\n"
+    "poke_other: movl $2, %eax; ret\n");
+extern u8 poke_code[], poke_site[], poke_other[];
+static volatile u32 poke_begun, poke_done, poke_over, poke_bad, poke_rounds, poke_traps, synced;
+static volatile u64 poke_to; /* where the instruction being written leads */
+
+static void on_sync(struct frame *f)
+{
+	u32 id[4];
+
+	cpuid(0, 0, id);
+	add(&synced, 1);
+	apic_write(0xb0, 0);
+}
+
+static void on_int3(struct frame *f)
+{
+	add(&poke_traps, 1);
+	f->rip = poke_to;
+}
+
+static void sync_others(void)
+{
+	synced = 0;
+	apic_write(0x300, 0xc0053);
+	while (synced < NR_APS)
+		pause();
+}
+
+/* poke_begun and poke_done count; after an even number the site is a NOP. Between two it may be either. */
+static void do_poke(int cpu)
+{
+	while (!poke_over) {
+		u32 done = poke_done, v;
+		asm volatile("call poke_code" : "=a"(v) : : "memory", "cc");
+		u32 begun = poke_begun;
+		if (v != 1 && v != 2)
+			add(&poke_bad, 1);
+		if (done == begun && v != (done & 1 ? 2u : 1u))
+			add(&poke_bad, 1);
+		add(&poke_rounds, 1);
+	}
+}
+
+static void test_poke(void)
+{
+	u64 alias = TEST_VA + ((u64)poke_site & 4095), jump = (u64)(poke_other - poke_site) - 5;
+	volatile u8 *p = (u8 *)alias;
+
+	/* The site may lie over two pages. */
+	test_map(0, ((u64)poke_site & ~4095ull) | PG_P | PG_W);
+	test_map(1, (((u64)poke_site & ~4095ull) + 4096) | PG_P | PG_W);
+	trap_table[3] = on_int3;
+	job_start(POKE);
+	for (u32 n = 1; n <= 60; n++) {
+		static const u8 nop[5] = {0x0f, 0x1f, 0x44, 0, 0};
+		const u8 jmp[5] = {0xe9, (u8)jump, (u8)(jump >> 8), (u8)(jump >> 16), (u8)(jump >> 24)};
+		const u8 *to = n & 1 ? jmp : nop;
+		u32 seen = poke_rounds;
+
+		poke_to = n & 1 ? (u64)poke_other : (u64)poke_site + 5;
+		poke_begun = n;
+		p[0] = 0xcc;
+		sync_others();
+		for (unsigned k = 1; k < 5; k++)
+			p[k] = to[k];
+		sync_others();
+		p[0] = to[0];
+		sync_others();
+		poke_done = n;
+		while (poke_rounds < seen + 4)
+			pause();
+	}
+	poke_over = 1;
+	job_wait();
+	check_eq(poke_bad, 0, "code patched by way of INT3 while others execute it");
+}
+
+/* Counters in a page whose code everyone executes: all writes there are looked at by the engine. */
+asm(".text\n.balign 4096\nbeside_code: lock incl beside_count(%rip); movl $1, %eax; lock xaddl %eax, beside_count+4(%rip)\n"
+    "lock incl beside_count+11(%rip); ret\n.balign 64\nbeside_count: .skip 64\n.balign 4096\n");
+extern volatile u8 beside_count[];
+
+static void do_beside_code(int cpu)
+{
+	for (unsigned n = 0; n < ROUNDS; n++)
+		asm volatile("call beside_code" : : : "rax", "memory", "cc");
+}
+
+static void test_beside_code(void)
+{
+	job_start(BESIDE_CODE);
+	do_beside_code(0);
+	job_wait();
+	check(*(volatile u32 *)beside_count == 4 * ROUNDS && *(volatile u32 *)(beside_count + 4) == 4 * ROUNDS &&
+	      *(volatile u32 *)(beside_count + 11) == 4 * ROUNDS, "atomics in a page of code");
+}
+
 /* --- Memory order ------------------------------------------------------------------------------------------------- */
 
 static volatile u32 sb_x __attribute__((aligned(64))), sb_y __attribute__((aligned(64)));
@@ -395,6 +498,8 @@ void ap_main(int cpu)
 		case PING: do_ping(cpu); break;
 		case SHOOTDOWN: do_shootdown(cpu); break;
 		case CROSS_MODIFY: do_cross_modify(cpu); break;
+		case POKE: do_poke(cpu); break;
+		case BESIDE_CODE: do_beside_code(cpu); break;
 		case STORE_BUFFER: do_store_buffer(cpu); break;
 		case MESSAGE: do_message(cpu); break;
 		case WAIT_NMI: do_wait_nmi(cpu); break;
@@ -409,6 +514,7 @@ void guest_main(void)
 	trap_table[0x50] = on_wake;
 	trap_table[0x51] = on_ping;
 	trap_table[0x52] = on_shootdown;
+	trap_table[0x53] = on_sync;
 	trap_table[2] = on_nmi;
 	test_map_init();
 	apic_enable();
@@ -421,6 +527,8 @@ void guest_main(void)
 	test_ping();
 	test_shootdown();
 	test_cross_modify();
+	test_poke();
+	test_beside_code();
 	test_order();
 	test_init();
 }
