@@ -11,11 +11,29 @@ static struct segment flat(u16 selector, u8 type, unsigned dpl, bool l)
 				.db = !l, .s = 1, .l = l, .g = 1};
 }
 
+static struct segment flat_cs(u16 selector, unsigned cpl, bool l)
+{
+	return flat((u16)((selector & ~3) | cpl), 0xb, cpl, l);
+}
+
+static struct segment flat_ss(u16 selector, unsigned cpl)
+{
+	return flat((u16)((selector & ~3) | cpl), 3, cpl, false);
+}
+
 static void load_flat(struct cpu *c, u16 cs, u16 ss, unsigned cpl, bool l)
 {
-	c->seg[SEG_CS] = flat((u16)((cs & ~3) | cpl), 0xb, cpl, l);
-	c->seg[SEG_SS] = flat((u16)((ss & ~3) | cpl), 3, cpl, false);
+	c->seg[SEG_CS] = flat_cs(cs, cpl, l);
+	c->seg[SEG_SS] = flat_ss(ss, cpl);
 	cpu_update_mode(c);
+}
+
+void fast_syscall_segments(const struct cpu *c, unsigned cpl, struct segment *cs, struct segment *ss)
+{
+	u16 base = (u16)(c->star >> (cpl ? 48 : 32));
+
+	*cs = flat_cs((u16)(base + (cpl ? 16 : 0)), cpl, true);
+	*ss = flat_ss((u16)(base + 8), cpl);
 }
 
 void fast_syscall(struct cpu *c, u64 next)

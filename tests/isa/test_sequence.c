@@ -17,7 +17,7 @@
 
 #include <Zydis/Zydis.h>
 
-#include "cpu/sem.h"
+#include "engine/jit/tr.h"
 #include "sequence.h"
 
 static struct {
@@ -60,7 +60,7 @@ static u64 flags_live(const struct result *r, u64 rip)
 		open &= ~(u64)(row->flags_written | row->flags_undefined);
 		bool stack = row->sem == &sem_push_e || row->sem == &sem_push_i || row->sem == &sem_pop_r ||
 			     row->sem == &sem_leave;
-		if (row->class_ != CLASS_COPY && !stack)
+		if (row->class_ != CLASS_COPY && !stack && !tr_is_other(&i))
 			return live | open;
 		rip += i.len;
 	}

@@ -8,6 +8,8 @@
 #include "cpu/exception.h"
 #include "cpu/fpu.h"
 #include "cpu/mem.h"
+#include "cpu/mmu.h"
+#include "cpu/seg.h"
 #include "engine/guard.h"
 #include "engine/jit/jit.h"
 #include "engine/jit/perf_map.h"
@@ -17,8 +19,39 @@
 
 #define COPY_ARENA_SIZE (8u << 20)
 #define MXCSR_MASKS 0x1f80u
-#define EPOCH_SHIFT 48
 #define EPOCHS (1u << 12)
+
+static u64 epoch_at(const struct jit *j, unsigned mode)
+{
+	return (u64)(j->epoch_nr << 4 | (mode & 15)) << JIT_EPOCH_SHIFT;
+}
+
+/* With AC clear, and where SYSCALL leads to an address that a key can hold. */
+static void sync_levels(struct jit *j)
+{
+	struct cpu *c = j->cpu;
+	u64 other = (j->seen.cr0 ^ c->cr0) | (j->seen.cr4 ^ c->cr4) | (j->seen.efer ^ c->efer) | (j->seen.star ^ c->star) |
+		    (j->seen.lstar ^ c->lstar);
+
+	if (unlikely(other)) {
+		unsigned index[] = {mmu_index_system(c), MMU_USER};
+
+		for (unsigned n = 0; n < ARRAY_SIZE(j->level); n++) {
+			struct jit_level *l = &j->level[n];
+			fast_syscall_segments(c, n ? 3 : 0, &l->cs, &l->ss);
+			l->mmu_index = index[n];
+			l->tlb = c->tlbs->e[index[n]];
+		}
+		j->level_ok = (c->efer & EFER_SCE) && (c->efer & EFER_LMA) && (u64)((s64)(c->lstar << 16) >> 16) == c->lstar;
+		j->seen.cr0 = c->cr0;
+		j->seen.cr4 = c->cr4;
+		j->seen.efer = c->efer;
+		j->seen.star = c->star;
+		j->seen.lstar = c->lstar;
+	}
+	for (unsigned n = 0; n < ARRAY_SIZE(j->level); n++)
+		j->level[n].epoch = epoch_at(j, j->level[n].mmu_index);
+}
 
 /*
  * A key of the jump cache is RIP with its upper 16 bits, which are all alike, XORed with what must be the same too.
@@ -35,7 +68,8 @@ void jit_sync(struct jit *j)
 		}
 	}
 	jit_mode_sync(j);
-	j->epoch = (u64)(j->epoch_nr << 4 | (j->mode & 15)) << EPOCH_SHIFT;
+	j->epoch = epoch_at(j, j->mode);
+	sync_levels(j);
 
 	const u64 avx = 6, avx512 = 0xe6;
 	bool fpu = !(c->cr0 & (CR0_EM | CR0_TS)), xsave = c->cr4 & CR4_OSXSAVE;
@@ -110,6 +144,7 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	void *host = alone ? NULL : mem_host(c, site->seg, la, site->size, site->acc);
 	/* A write to marked code is done here, so that the others are told at once when it is. */
 	if (host && !c->smc && !j->wrote.size) {
+		jit_flags_from_cpu(j);
 		mxcsr_from_cpu(j);
 		return host;
 	}

@@ -8,7 +8,8 @@
  *   R14, R15                             scratch; the guest's R13-R15 are in cpu->gpr
  *   RSP                                  the C stack: a signal handler of the client may run on it at any moment
  * cpu, its TLB and struct jit are addressed absolutely: they lie below 2 GiB, and generated code belongs to one vCPU.
- * The arithmetic flags of the guest are in the host's between instructions of a block, and in jit->flags at its borders.
+ * The arithmetic flags of the guest are in the host's between instructions of a block, and in jit->flags at its borders;
+ * those of cpu->rflags are clear meanwhile.
  */
 #ifndef ENGINE_JIT_JIT_H
 #define ENGINE_JIT_JIT_H
@@ -24,6 +25,7 @@
 
 #define JIT_INSNS_MAX 48
 #define JIT_HASH_BITS 15
+#define JIT_EPOCH_SHIFT 48 /* to the mode in jit.epoch */
 #define JUMP_BITS 14
 #define JIT_CODE_SIZE (32u << 20)
 #define JIT_CODE_MIN (128u << 10)
@@ -72,6 +74,14 @@ struct jit_block {
 	bool dead;
 };
 
+/* What SYSCALL (0) and a SYSRET to 64-bit code (1) switch to. */
+struct jit_level {
+	struct segment cs, ss;
+	struct tlb_entry *tlb;
+	u64 epoch;
+	u32 mmu_index;
+};
+
 struct jump_entry {
 	u64 key, code;
 };
@@ -92,7 +102,9 @@ struct jit {
 #define VEC_FP BIT(3)      /* some SIMD floating-point exception is unmasked */
 	u64 seg_end[2];        /* 32-bit code: offsets in FS and GS from here on need C */
 	u32 host_mxcsr;        /* C code's, while the guest's is in force */
-	u64 target;            /* of an indirect call, while the return address is pushed */
+	u64 target;            /* of an indirect call, while the return address is pushed; of like use elsewhere */
+	struct jit_level level[2];
+	bool level_ok;         /* they may be used */
 	struct jump_entry jump[1u << JUMP_BITS];
 
 	u8 *rw, *rx;           /* one memory, mapped twice */
@@ -113,6 +125,9 @@ struct jit {
 	struct jit_inbox inbox;
 	struct code_range wrote; /* code that the instruction under execution writes */
 	u8 mode;               /* of the CPU's present state: see mode.c */
+	struct {
+		u64 cr0, cr4, efer, star, lstar;
+	} seen;                /* CPU state for which level was made */
 	u64 seen_gen;          /* cpu->exec_gen for which epoch was made */
 	u32 epoch_nr;
 	bool flush;            /* to be done by the dispatcher */
@@ -122,7 +137,7 @@ struct jit {
 
 	/* Stubs, addresses in the executable mapping. */
 	void (*enter)(u64 code);
-	u64 stub_exit, stub_link, stub_indirect, stub_helper, stub_end_helper, stub_slow;
+	u64 stub_exit, stub_link, stub_indirect, stub_helper, stub_end_helper, stub_slow, stub_syscall, stub_sysret;
 
 	struct {
 		u64 blocks, insns, ticks, code_bytes, flushes, links, lookups, helpers, slow;
@@ -138,6 +153,9 @@ static inline struct jit *jit_of(struct cpu *c)
 
 /* stubs.c */
 void jit_make_stubs(struct jit *j);
+
+/* tr_system.c: the stubs of SYSCALL and SYSRET. */
+void jit_make_system_stubs(struct jit *j);
 
 /* translate.c: makes the block at cpu->rip, whose code is at @p. NULL: the caches are full. */
 struct jit_block *jit_translate(struct jit *j, const u8 *p);
@@ -218,6 +236,8 @@ static inline void jit_flags_to_cpu(struct jit *j)
 static inline void jit_flags_from_cpu(struct jit *j)
 {
 	u64 f = j->cpu->rflags;
+
+	j->cpu->rflags = f & ~FL_ARITH;
 	j->flags = (u16)((f & FL_ARITH & 0xff) << 8 | (f & FL_OF ? 1 : 0));
 }
 

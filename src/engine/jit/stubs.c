@@ -187,5 +187,6 @@ void jit_make_stubs(struct jit *j)
 	make_helper(j, &j->stub_helper, false);
 	make_helper(j, &j->stub_end_helper, true);
 	make_slow(j);
+	jit_make_system_stubs(j);
 	j->code_start = j->e.p;
 }

@@ -61,6 +61,7 @@ struct tr {
 	u8 vec[NR_VEC];      /* bytes of each vector register that the host's of the same number holds */
 	u32 vec_checked;     /* VEC_* found to be right in this block */
 	u64 xinuse;          /* components marked as used in this block */
+	bool cpl0;           /* found to be so in this block */
 	bool full;
 };
 
@@ -139,11 +140,28 @@ unsigned tr_emit_high_byte(struct tr *t, const struct insn *i);
 bool tr_is_jcc(const struct insn *i);
 bool tr_near_target_plain(const struct tr *t, const struct insn *i);
 void tr_jcc(struct tr *t, unsigned n, const struct insn *i);
+/* S0 is canonical, as with 48 bits of linear address, or else C executes @i. */
+void tr_emit_canonical(struct tr *t, const struct insn *i);
 /* Branches that always go. False: not in this form. */
 bool tr_branch(struct tr *t, const struct insn *i);
 /* Goes on at guest address @rip. Flags must be in their slot. */
 void tr_emit_goto(struct tr *t, u64 rip);
 /* All that lies behind the block. */
 void tr_emit_late_paths(struct tr *t);
+
+/* --- tr_system.c, tr_int.c: rows with code of their own ------------------------------------------------------------- */
+
+struct tr_row {
+	const struct sem *sem;
+	bool (*emit)(struct tr *t, unsigned n, const struct insn *i); /* false: not in this form, nothing was emitted */
+};
+extern const struct tr_row tr_int_rows[]; /* ends with a NULL */
+
+/* False: there is none for instruction @n. */
+bool tr_other(struct tr *t, unsigned n, const struct insn *i);
+/* There may be: the flags that are live before it are those of its row, not all, as before what is C's. */
+bool tr_is_other(const struct insn *i);
+/* CLASS_END, and yet the block may go on behind it. */
+bool tr_goes_on(const struct tr *t, const struct insn *i);
 
 #endif

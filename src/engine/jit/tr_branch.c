@@ -114,7 +114,7 @@ static void emit_push_return(struct tr *t, const struct insn *i)
  * A branch to S0, which must be canonical: to one that is not the branch itself faults, before it has done anything.
  * With 57 bits C takes what 48 do not hold. In 32-bit code every target is within the limit.
  */
-static void emit_canonical(struct tr *t, const struct insn *i)
+void tr_emit_canonical(struct tr *t, const struct insn *i)
 {
 	if (t->word == 4)
 		return;
@@ -142,7 +142,7 @@ static void emit_target(struct tr *t, const struct insn *i)
 		if (h != S0)
 			emit_rr(t->e, tr_w(t), 0x8b, S0, h);
 	}
-	emit_canonical(t, i);
+	tr_emit_canonical(t, i);
 }
 
 /* Near branches that always go. */
@@ -162,7 +162,7 @@ bool tr_branch(struct tr *t, const struct insn *i)
 	} else if (sem == &sem_ret) {
 		struct slow_path *s = tr_emit_stack(t, i, 0, ACC_READ);
 		emit_rm_disp(e, tr_w(t), 0x8b, S0, S0, 0);
-		emit_canonical(t, i);
+		tr_emit_canonical(t, i);
 		tr_emit_rsp_add(t, t->word + (s32)(i->opcode == 0xc2 ? i->imm & 0xffff : 0));
 		emit_jmp(e, t->j->stub_indirect);
 		tr_slow_done(t, s);

@@ -32,7 +32,7 @@ bool tr_push(struct tr *t, unsigned n, const struct insn *i)
 
 bool tr_pop(struct tr *t, unsigned n, const struct insn *i)
 {
-	if (i->opsize != t->word || i->is_mem || i->rm == RSP)
+	if (i->opsize != t->word || i->is_mem)
 		return false;
 	tr_flags_to_slot(t, tr_flags_needed(t, n));
 	struct slow_path *s = tr_emit_stack(t, i, 0, ACC_READ);
@@ -40,7 +40,8 @@ bool tr_pop(struct tr *t, unsigned n, const struct insn *i)
 	emit_rm_disp(t->e, tr_w(t), 0x8b, to, S0, 0);
 	if (to == S1)
 		emit_store_abs(t->e, S1, &t->j->cpu->gpr[i->rm]);
-	tr_emit_rsp_add(t, t->word);
+	if (i->rm != RSP)
+		tr_emit_rsp_add(t, t->word);
 	tr_slow_done(t, s);
 	return true;
 }

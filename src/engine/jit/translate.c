@@ -53,6 +53,12 @@ static struct gprs gprs_of(const struct insn *i)
 	return g;
 }
 
+/* TZCNT and LZCNT, which an older processor takes for BSF and BSR. */
+static bool host_has_newer(const struct insn_row *r)
+{
+	return r->isa == ISA_BMI1 ? __builtin_cpu_supports("bmi") : __builtin_cpu_supports("lzcnt");
+}
+
 /* A row whose semantics are those of the host's instruction on general registers and memory. */
 static bool can_copy(const struct tr *t, const struct insn *i)
 {
@@ -63,7 +69,9 @@ static bool can_copy(const struct tr *t, const struct insn *i)
 	bool high_reg = i->reg_off & 7, high_rm = i->rm_off & 7; /* AH to BH */
 	bool no_rex = (!g.reg || high_reg || tr_host_of(i->reg) < H_R8) && (!g.rm || high_rm || tr_host_of(i->rm) < H_R8);
 
-	if (r->class_ != CLASS_COPY || (g.other && !vector) || (r->attr & (A_X87 | A_MMX | A_OLDER | A_CPL0)))
+	if (r->class_ != CLASS_COPY || (g.other && !vector) || (r->attr & (A_X87 | A_MMX | A_CPL0)))
+		return false;
+	if ((r->attr & A_OLDER) && !(insn_gate_open(t->j->cpu, r) && host_has_newer(r)))
 		return false;
 	/* Of those that 64-bit code lacks, reencode() knows these. */
 	bool no_64 = !(r->modes & IN_64) && r->space == ENC_LEGACY;
@@ -185,7 +193,7 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 		if (done)
 			tr_jcc(t, n, i);
 	} else if (r->class_ == CLASS_END) {
-		done = tr_branch(t, i);
+		done = tr_branch(t, i) || tr_other(t, n, i);
 	} else if ((run = tr_stack_run(t, n))) {
 		return run;
 	} else if (r->sem == &sem_push_e || r->sem == &sem_push_i) {
@@ -202,7 +210,7 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 	} else if (tr_is_moffs(i)) {
 		done = tr_moffs(t, n, i);
 	} else {
-		done = can_copy(t, i) && tr_copy(t, n, i);
+		done = (can_copy(t, i) && tr_copy(t, n, i)) || tr_other(t, n, i);
 	}
 	if (!done)
 		tr_helper(t, n, i);
@@ -236,7 +244,7 @@ static bool tr_decode(struct tr *t, const u8 *p)
 			return false;
 		len += i->len;
 		t->nr++;
-		ends = block_ends_at(i) && !tr_is_jcc(i);
+		ends = block_ends_at(i) && !tr_is_jcc(i) && !tr_goes_on(t, i);
 	}
 	t->b->len = (u16)len;
 	t->b->nr = (u8)t->nr;
@@ -256,7 +264,7 @@ static void tr_liveness(struct tr *t)
 		const struct insn_row *r = &insn_rows[i->row];
 
 		t->live[n] = live;
-		if (r->class_ == CLASS_COPY && i->fn && !block_ends_at(i))
+		if ((r->class_ == CLASS_COPY && i->fn && !block_ends_at(i)) || (t->word == 8 && tr_is_other(i) && !block_faults_at(i)))
 			live = (u16)((live & ~tr_flags_written(r)) | (r->flags_read & FL_ARITH));
 		else if (r->sem != &sem_push_e && r->sem != &sem_push_i && r->sem != &sem_pop_r && r->sem != &sem_leave)
 			live = FL_ARITH;
@@ -314,7 +322,7 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 		}
 	}
 	const struct insn *last = &t.insn[t.nr - 1];
-	if (!t.full && (!block_ends_at(last) || tr_is_jcc(last))) {
+	if (!t.full && (!block_ends_at(last) || tr_is_jcc(last) || tr_goes_on(&t, last))) {
 		tr_flags_to_slot(&t, FL_ARITH);
 		tr_emit_goto(&t, t.rip);
 	}
