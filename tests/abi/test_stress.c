@@ -76,6 +76,56 @@ GUEST16(end_of_interrupt,
 	"pushl %ebx; pushw %ax; movl $0xfee000b0, %ebx; movl $0, (%ebx); movb $0x20, %al; outb %al, $0x20\n"
 	"popw %ax; popl %ebx; iretw");
 
+/* The same in 64-bit mode, which the translator translates; and they write the code that all of them execute. */
+#define GDT64 0x13000u
+#define IDT64 0x14000u
+#define PD_HIGH 0x15000u /* of the GiB where the LAPIC is */
+#define PDPT64 0x11000u  /* abi_enter_64bit() has it there */
+#define SHARED_CODE 0x20000u
+#define HANDLER64 0x21000u
+GUEST_CODE(64, busy64,
+	   "movl $0xfee000f0, %ebx; movl $0x1ff, (%rbx); sti; movl $0x20000, %edi\n"
+	   "1: movl $50, %ecx; 2: lock incl (%rsi); movl %ecx, 0x20001; call *%rdi; decl %ecx; jnz 2b\n"
+	   "movb $0x90, 0x20005; call *%rdi; outb %al, $0x80; movl $0xf0000000, %ebx; movl %eax, (%rbx)\n"
+	   "movl $0x180000, %ebx; movl (%rbx), %eax; movl $0xfee00300, %ebx; movl $0x40030, (%rbx)\n"
+	   "movq %cr3, %rax; movq %rax, %cr3; rdtsc; testb $7, %al; jnz 1b; hlt; jmp 1b");
+GUEST_CODE(64, shared_code, "movl $0, %eax; nop; nop; addl %eax, %edx; ret");
+GUEST_CODE(64, end_of_interrupt64,
+	   "pushq %rbx; pushq %rax; movl $0xfee000b0, %ebx; movl $0, (%rbx); movb $0x20, %al; outb %al, $0x20\n"
+	   "popq %rax; popq %rbx; iretq");
+
+static void to_64bit(struct stress *s)
+{
+	u8 *mem = s->m.mem;
+	u64 *gdt = (u64 *)(mem + GDT64), *idt = (u64 *)(mem + IDT64), *high = (u64 *)(mem + PD_HIGH);
+
+	gdt[1] = 0x00af9b000000ffff;
+	gdt[2] = 0x00cf93000000ffff;
+	for (unsigned n = 0; n < 256; n++)
+		idt[2 * n] = (HANDLER64 & 0xffff) | 8 << 16 | 0x8eull << 40 | (u64)(HANDLER64 >> 16) << 48;
+	for (u64 n = 0; n < 512; n++)
+		high[n] = (3ull << 30) | n << 21 | 0x87;
+	memcpy(mem + ABI_CODE, busy64, (size_t)(busy64_end - busy64));
+	memcpy(mem + SHARED_CODE, shared_code, (size_t)(shared_code_end - shared_code));
+	memcpy(mem + HANDLER64, end_of_interrupt64, (size_t)(end_of_interrupt64_end - end_of_interrupt64));
+	for (unsigned n = 0; n < VCPUS; n++) {
+		int fd = s->vcpu[n].fd;
+		struct kvm_sregs sregs;
+		struct kvm_regs r;
+
+		abi_enter_64bit(&s->m, fd, ABI_CODE);
+		((u64 *)(mem + PDPT64))[3] = PD_HIGH | 7;
+		ioc_ok(fd, KVM_GET_SREGS, &sregs);
+		sregs.gdt = (struct kvm_dtable){.base = GDT64, .limit = 23};
+		sregs.idt = (struct kvm_dtable){.base = IDT64, .limit = 0xfff};
+		ioc_ok(fd, KVM_SET_SREGS, &sregs);
+		ioc_ok(fd, KVM_GET_REGS, &r);
+		r.rsi = 0x30000 + n * 0x1000;
+		r.rsp = 0x31000 + n * 0x1000;
+		ioc_ok(fd, KVM_SET_REGS, &r);
+	}
+}
+
 static void create(struct stress *s)
 {
 	struct kvm_mp_state mp = {KVM_MP_STATE_RUNNABLE};
@@ -199,13 +249,15 @@ static void *look_and_set(void *arg)
 	return NULL;
 }
 
-static void test_all_at_once(void **state)
+static void all_at_once(bool in_64bit)
 {
 	static void *(*const others[])(void *) = {change_slots, storm, look_and_set};
 	pthread_t t[ARRAY_SIZE(others)];
 	struct stress s;
 
 	create(&s);
+	if (in_64bit)
+		to_64bit(&s);
 	for (unsigned n = 0; n < VCPUS; n++)
 		pthread_create(&s.vcpu[n].thread, NULL, run_vcpu, &s.vcpu[n]);
 	for (unsigned n = 0; n < ARRAY_SIZE(others); n++)
@@ -223,8 +275,28 @@ static void test_all_at_once(void **state)
 	for (unsigned n = 0; n < VCPUS; n++) {
 		assert_int_equal(s.vcpu[n].bad, 0);
 		assert_true(s.vcpu[n].exits > 0);
+		/* Nobody got lost: each has gone around, and has not ended in a shutdown. */
+		if (in_64bit) {
+			assert_int_not_equal(s.vcpu[n].run->exit_reason, KVM_EXIT_SHUTDOWN);
+			assert_true(*(u32 *)(s.m.mem + 0x30000 + n * 0x1000) > 50);
+		}
 	}
 	destroy(&s);
+}
+
+static void test_all_at_once(void **state)
+{
+	all_at_once(false);
+}
+
+/* On both engines. */
+static void test_all_at_once_64bit(void **state)
+{
+	all_at_once(true);
+	if (!abi_is_ours())
+		return;
+	assert_int_equal(anykvm_set_engine("jit"), 0);
+	all_at_once(true);
 }
 
 /* --- Closing ------------------------------------------------------------------------------------------------------ */
@@ -295,6 +367,7 @@ int main(void)
 		cmocka_unit_test(test_all_at_once),
 		cmocka_unit_test(test_close_while_running),
 		cmocka_unit_test(test_create_and_close),
+		cmocka_unit_test(test_all_at_once_64bit),
 	};
 
 	alarm(100); /* a call that does not come back fails the test */
