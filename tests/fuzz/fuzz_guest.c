@@ -498,11 +498,12 @@ static void make_debug(struct input *in)
 static void make_guest(struct input *in)
 {
 	u8 pick = (u8)number(in, 1);
-	enum guest_mode m = pick % NR_GUEST_MODE;
+	unsigned engine = (unsigned)number(in, 1) % ARRAY_SIZE(engines);
+	/* The translator's mode most of all, where there is one. */
+	enum guest_mode m = engine && (pick & 0x18) ? G_LONG : pick % NR_GUEST_MODE;
 	unsigned cpl = m == G_VM86 || ((pick & 0x80) && m >= G_PROT32) ? 3 : 0;
 	bool lma = m >= G_COMPAT, pae = lma || m == G_PROT32_PAE;
 
-	unsigned engine = (unsigned)number(in, 1) % ARRAY_SIZE(engines);
 	ops = engines[engine];
 	cpu = &cpus[engine];
 	memset(ram, 0, RAM_SIZE);
