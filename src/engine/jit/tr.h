@@ -54,15 +54,17 @@ struct tr {
 	u64 rip;             /* of the instruction under translation */
 	enum flags_at flags;
 	u16 live[JIT_INSNS_MAX]; /* arithmetic flags that someone reads after the instruction */
-	struct slow_path slow[PATHS_MAX];
-	struct exit_path exit[PATHS_MAX];
-	struct c_path c[2 * PATHS_MAX];
 	unsigned nr_slow, nr_exit, nr_c;
 	u8 vec[NR_VEC];      /* bytes of each vector register that the host's of the same number holds */
 	u32 vec_checked;     /* VEC_* found to be right in this block */
 	u64 xinuse;          /* components marked as used in this block */
 	bool cpl0;           /* found to be so in this block */
 	bool full;
+
+	/* Not cleared: the first nr_* of each. */
+	struct slow_path slow[PATHS_MAX];
+	struct exit_path exit[PATHS_MAX];
+	struct c_path c[2 * PATHS_MAX];
 };
 
 /* REX.W of an operation on a word. */

@@ -293,9 +293,16 @@ static void emit_poll(struct tr *t)
 
 static struct jit_block *translate(struct jit *j, const u8 *p)
 {
-	struct tr t = {.j = j, .e = &j->e, .code = p, .page_end = (const u8 *)(((u64)p & PAGE_MASK) + PAGE_SIZE),
-		       .rip = j->cpu->rip, .word = j->mode & JIT_MODE_32 ? 4 : 8};
+	u8 *data = j->data_p;
+	struct tr t;
 
+	memset(&t, 0, offsetof(struct tr, slow));
+	t.j = j;
+	t.e = &j->e;
+	t.code = p;
+	t.page_end = (const u8 *)(((u64)p & PAGE_MASK) + PAGE_SIZE);
+	t.rip = j->cpu->rip;
+	t.word = j->mode & JIT_MODE_32 ? 4 : 8;
 	if (j->e.p + JIT_BLOCK_MAX > j->rw + j->code_size)
 		return NULL;
 	struct jit_block *b = t.b = jit_data(j, sizeof(*b));
@@ -304,8 +311,10 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	*b = (struct jit_block){.code = p, .rip = j->cpu->rip, .mode = j->mode, .entry = emit_here(&j->e)};
 	if (!tr_decode(&t, p))
 		return NULL;
-	if (!t.nr)
+	if (!t.nr) {
+		j->data_p = data; /* @b too is looked at only at once */
 		return b;
+	}
 	b->insns = t.insn;
 	b->older = j->newest;
 	b->offset = jit_data(j, b->nr * sizeof(*b->offset));
