@@ -63,19 +63,25 @@ static inline u8 *put(u8 *p, unsigned b)
 	return p + 1;
 }
 
-/* ModRM and what belongs to it: [base] needs a SIB byte for RSP and R12, a displacement for RBP and R13. */
+/*
+ * ModRM and what belongs to it: [base] needs a SIB byte for RSP and R12, a displacement for RBP and R13. EVEX scales
+ * those of 8 bits.
+ */
 static u8 *put_modrm(u8 *p, const struct insn *i, const struct reencode *to)
 {
 	unsigned reg = (to->reg & 7) << 3;
 
 	if (!i->is_mem)
 		return put(p, 0xc0 | reg | (to->rm & 7));
-	if ((to->base & 7) == RBP) {
-		p = put(p, 0x40 | reg | RBP);
-		return put(p, 0);
-	}
-	p = put(p, reg | (to->base & 7));
-	return (to->base & 7) == RSP ? put(p, 0x24) : p;
+	bool none = !to->disp && (to->base & 7) != RBP;
+	bool small = !to->disp || (to->disp == (s8)to->disp && insn_rows[i->row].space != ENC_EVEX);
+	p = put(p, (none ? 0 : small ? 0x40 : 0x80) | reg | (to->base & 7));
+	if ((to->base & 7) == RSP)
+		p = put(p, 0x24);
+	if (none)
+		return p;
+	memcpy(p, &to->disp, 4); /* little endian: the first byte is the 8 bits */
+	return p + (small ? 1 : 4);
 }
 
 static u8 *put_legacy(u8 *p, const struct insn *i, const struct insn_row *r, const struct shape *s,

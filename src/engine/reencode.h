@@ -9,17 +9,18 @@
 
 /*
  * Host register numbers in place of the guest's. For vector, mask, MMX and x87 operands give the instruction's own
- * (REENCODE_SAME). @base is the host register that holds the address of the memory operand; there is no displacement.
+ * (REENCODE_SAME). @base is the host register that holds the address of the memory operand, less @disp.
  */
 struct reencode {
 	u8 reg;  /* ModRM.reg operand */
 	u8 rm;   /* ModRM.rm register operand, or the register in the opcode */
 	u8 vvvv;
 	u8 base;
+	s32 disp;
 };
 #define REENCODE_SAME(i) {.reg = (i)->reg, .rm = (i)->rm, .vvvv = (i)->vvvv}
 
-#define REENCODE_MAX 16
+#define REENCODE_MAX 20
 
 /*
  * Writes the instruction to @out (REENCODE_MAX bytes) and returns its length, or 0 for what has no such form: branches,

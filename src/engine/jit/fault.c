@@ -1,7 +1,7 @@
 /*
  * A host signal in generated code: the client's mapping does not answer. The guest's registers are in the host's then,
  * and where in the guest's code it is must be found from where in ours. An instruction changes nothing before its
- * access, and the flags that still matter are in their slot, as generated code has them before every access.
+ * access, and the flags that still matter are in their slot, or in the host's register at accesses without a check.
  */
 #include <ucontext.h>
 #include <xmmintrin.h>
@@ -13,8 +13,8 @@ static const u8 greg_of[] = {[RAX] = REG_RAX, [RCX] = REG_RCX, [RDX] = REG_RDX, 
 			     [RBP] = REG_RBP, [RSI] = REG_RSI, [RDI] = REG_RDI, [R8] = REG_R8,	 [R9] = REG_R9,
 			     [R10] = REG_R10, [R11] = REG_R11, [R12] = REG_R12};
 
-/* The guest's instruction whose code is at @pc. */
-static u64 rip_at(const struct jit *j, u64 pc)
+/* The guest's instruction whose code is at @pc; *@flags: the host's register has its flags at the access. */
+static u64 rip_at(const struct jit *j, u64 pc, bool *flags)
 {
 	const struct jit_block *b = j->newest;
 
@@ -24,8 +24,10 @@ static u64 rip_at(const struct jit *j, u64 pc)
 	if (!b)
 		return j->cpu->rip;
 	u64 rip = b->rip;
-	for (unsigned n = 0; n + 1 < b->nr && b->entry + b->offset[n + 1] <= pc; n++)
+	unsigned n = 0;
+	for (; n + 1 < b->nr && b->entry + b->offset[n + 1] <= pc; n++)
 		rip += b->insns[n].len;
+	*flags = b->host_flags >> n & 1;
 	return rip;
 }
 
@@ -40,8 +42,11 @@ void jit_host_fault(struct cpu *c, const void *context)
 		return; /* C code has all in struct cpu */
 	for (unsigned n = 0; n < ARRAY_SIZE(greg_of); n++)
 		c->gpr[n] = (u64)g[greg_of[n]];
-	c->rip = rip_at(j, pc);
+	bool flags = false;
+	c->rip = rip_at(j, pc, &flags);
 	jit_flags_to_cpu(j);
+	if (flags)
+		c->rflags = (c->rflags & ~(u64)FL_ARITH) | ((u64)g[REG_EFL] & FL_ARITH);
 	if (!(j->vec_bad & VEC_FP) && u->uc_mcontext.fpregs)
 		c->fpu.mxcsr = u->uc_mcontext.fpregs->mxcsr;
 	_mm_setcsr(j->host_mxcsr);

@@ -122,6 +122,19 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 	return leave;
 }
 
+static bool window_tag(struct cpu *c, u64 la, const struct jit_site *site)
+{
+	const struct tlb_entry *e = tlb_at(c, la);
+
+	return (site->span_acc == ACC_WRITE ? e->tag_w : e->tag_r) == (la & PAGE_MASK);
+}
+
+/* The check for several accesses from @la on may hold when the first has filled the TLB. */
+static bool window_possible(struct cpu *c, u64 la, const struct jit_site *site)
+{
+	return tlb_in_page(la, site->span) && (site->acc == site->span_acc || window_tag(c, la, site));
+}
+
 void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 {
 	struct cpu *c = j->cpu;
@@ -132,28 +145,28 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	c->insn = site->insn;
 	c->smc = false;
 	j->stat.slow++;
-	/* #GP for a misaligned address comes before #PF. */
-	const struct thunk *k = site->insn->thunk;
-	bool alone = k && (la & k->align);
-	/* Of several pushes or pops the first one's address is the one that faults. */
-	if (site->run) {
-		unsigned word = site->block->mode & JIT_MODE_32 ? 4 : 8;
-		u64 first = jit_cut(site->block, site->acc == ACC_WRITE ? la + site->size - word : la);
-		alone = !mem_host(c, site->seg, first, word, site->acc);
-	}
-	void *host = alone ? NULL : mem_host(c, site->seg, la, site->size, site->acc);
-	/* A write to marked code is done here, so that the others are told at once when it is. */
-	if (host && !c->smc && !j->wrote.size) {
+	if (site->span && !window_possible(c, la, site)) {
 		jit_flags_from_cpu(j);
 		mxcsr_from_cpu(j);
-		return host;
+		return JIT_SLOW_SKIP;
+	}
+	/* #GP for a misaligned address comes before #PF. */
+	const struct thunk *k = site->insn->thunk;
+	la = jit_cut(site->block, la + site->first);
+	bool alone = k && (la & k->align);
+	u8 *host = alone ? NULL : mem_host(c, site->seg, la, site->size, site->acc);
+	/* A write to marked code is done here, so that the others are told at once when it is. */
+	if (host && !c->smc && !j->wrote.size && (!site->span || window_tag(c, la, site))) {
+		jit_flags_from_cpu(j);
+		mxcsr_from_cpu(j);
+		return host - site->first;
 	}
 	site->insn->fn(c, site->insn);
 	hub_written(j);
 	jit_flags_from_cpu(j);
 	jit_sync(j);
 	mxcsr_from_cpu(j);
-	bool leave = c->smc || site->run || block_ends_at(site->insn) || loop_attention(c);
+	bool leave = c->smc || site->span || block_ends_at(site->insn) || loop_attention(c);
 	if (!block_ends_at(site->insn))
 		c->rip = jit_cut(site->block, site->rip + site->insn->len);
 	c->smc = false;
@@ -178,6 +191,9 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 {
 	struct cpu *c = j->cpu;
 	const u8 *p = block_code_at(c, c->rip);
+	if (j->no_windows)
+		j->mode |= JIT_MODE_NO_WINDOWS;
+	j->no_windows = false;
 	struct jit_block *b = jit_find(j, c->rip, p);
 
 	j->stat.lookups++;
@@ -206,7 +222,7 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 		*link = NULL;
 		return b;
 	}
-	if (j->alone)
+	if (j->alone || (b->mode & JIT_MODE_NO_WINDOWS))
 		return b;
 	if (c->rip >> 47 == 0 || c->rip >> 47 == 0x1ffff) {
 		struct jump_entry *e = &j->jump[c->rip & ((1u << JUMP_BITS) - 1)];
@@ -229,6 +245,7 @@ static struct jit_link *jit_enter(struct jit *j, const struct jit_block *b)
 		return NULL;
 	struct jit_link *link = (struct jit_link *)j->exit_code;
 	j->cpu->rip = link->rip;
+	j->no_windows = link->no_windows;
 	return link;
 }
 
@@ -418,6 +435,7 @@ static int jit_vcpu_create(struct cpu *c)
 	j->data_p = j->data;
 	j->epoch_nr = 1;
 	j->vec_max = xsave_supported() & BIT64(6) ? 64 : xsave_supported() & BIT64(2) ? 32 : 16;
+	j->bmi2 = __builtin_cpu_supports("bmi2");
 	j->off = !(is_low(c + 1) && is_low(c->tlbs + 1) && is_low(j + 1) && is_low(j->data + JIT_DATA_SIZE));
 	if (!j->off) {
 		jit_make_stubs(j);

@@ -24,6 +24,7 @@
 #define H_GUEST_RSP H_R13
 
 #define JIT_INSNS_MAX 48
+#define JIT_WINDOWS 16
 #define JIT_HASH_BITS 15
 #define JIT_EPOCH_SHIFT 48 /* to the mode in jit.epoch */
 #define JUMP_BITS 14
@@ -40,7 +41,8 @@ struct jit_site {
 	struct jit_block *block;
 	u64 rip;
 	u8 size, seg, acc;
-	bool run; /* the first of several that one check serves */
+	u16 first, span;  /* a check for several accesses: where among them this one is, and their bytes */
+	u8 span_acc;
 };
 
 /* A direct exit of a block to a known guest address in the same page. */
@@ -51,6 +53,7 @@ struct jit_link {
 	u8 *saved;             /* or NULL: rel32 of the jump behind the code in the stub that saves the flags */
 	struct jit_block *from, *to;
 	struct jit_link *next; /* of those that lead to @to */
+	bool no_windows;       /* leads to one of JIT_MODE_NO_WINDOWS */
 	u64 rx;                /* distance of the executable mapping */
 };
 
@@ -70,6 +73,7 @@ struct jit_block {
 	u64 verified;          /* jit.client_gen at which its bytes were those in memory */
 	u16 len;
 	u16 flags_live;        /* arithmetic flags at its entry that it reads or leaves as they are */
+	u64 host_flags;        /* a bit each instruction: the host's register has the flags at its access */
 	u8 mode, nr;           /* jit.mode that it was made for */
 	bool dead;
 };
@@ -102,6 +106,7 @@ struct jit {
 #define VEC_FP BIT(3)      /* some SIMD floating-point exception is unmasked */
 	u64 seg_end[2];        /* 32-bit code: offsets in FS and GS from here on need C */
 	u32 host_mxcsr;        /* C code's, while the guest's is in force */
+	u64 window[JIT_WINDOWS]; /* host addresses of accesses to come: see tr_window.c */
 	u64 target;            /* of an indirect call, while the return address is pushed; of like use elsewhere */
 	struct jit_level level[2];
 	bool level_ok;         /* they may be used */
@@ -133,6 +138,8 @@ struct jit {
 	bool flush;            /* to be done by the dispatcher */
 	u8 vec_max;            /* bytes of the widest vector register of the host */
 	bool alone;            /* generated code returns after each block: see jit_block_at() */
+	bool bmi2;             /* the host has it */
+	bool no_windows;       /* for the block at cpu->rip: see tr_window.c */
 	bool off;              /* no memory below 2 GiB: everything is interpreted */
 
 	/* Stubs, addresses in the executable mapping. */
@@ -166,6 +173,7 @@ struct jit_block *jit_translate(struct jit *j, const u8 *p);
  * JIT_MODE_NONE. Segment registers change in C only, in instructions that end their block.
  */
 #define JIT_MODE_32 BIT(3)
+#define JIT_MODE_NO_WINDOWS 16 /* of a block: every access has its own check */
 #define JIT_MODE_NONE 0xff
 void jit_mode_sync(struct jit *j); /* jit.mode, jit.seg_end */
 
@@ -211,7 +219,7 @@ void jit_host_fault(struct cpu *c, const void *context);
 /* Called from generated code (jit.c). */
 u64 jit_helper(struct jit *j, const struct jit_site *site);
 void *jit_slow(struct jit *j, u64 la, const struct jit_site *site);
-#define JIT_SLOW_SKIP ((void *)0) /* the instruction was executed in C: go on with the next */
+#define JIT_SLOW_SKIP ((void *)0) /* executed in C: go on with the next (a window: it was not, see tr_window.c) */
 #define JIT_SLOW_LEAVE ((void *)1) /* so it was, and the block must be left: cpu->rip says where to */
 
 static inline void hub_read(struct jit *j)

@@ -24,6 +24,7 @@ struct slow_path {
 	const u8 *done;    /* after the instruction */
 	u64 tag;           /* address of the tag that S0 was XORed with, less S1 */
 	struct jit_site *site;
+	bool window;       /* a check for several accesses: see tr_window.c */
 	bool reload_flags; /* the code at @done expects the flags in the host's register */
 	u8 vec_before[NR_VEC], vec_after[NR_VEC]; /* tr.vec at @resume and at @done */
 };
@@ -41,6 +42,23 @@ struct exit_path {
 	bool in_host; /* the flags */
 };
 
+/* The memory operand of an instruction, and what it pushes or pops. */
+enum access_at { AT_OPERAND, AT_STACK, NR_ACCESS_AT };
+
+struct tr_access {
+	s64 off;
+	u16 size;
+	u8 acc;
+	u8 window; /* 0: none */
+};
+
+#define WINDOWS_MAX 64
+/* Accesses that one check serves. */
+struct tr_window {
+	s64 lo;  /* the off that the address in the slot is for */
+	u8 slot; /* jit.window[slot - 1]; 0: not checked yet */
+};
+
 #define PATHS_MAX (JIT_INSNS_MAX * 2 + 4)
 
 struct tr {
@@ -49,7 +67,7 @@ struct tr {
 	struct jit_block *b;
 	struct insn *insn;
 	const u8 *page_end, *code;
-	unsigned nr;
+	unsigned nr, n;      /* instructions; the one under translation */
 	u8 word;             /* bytes of a stack slot, of a near branch's target and of an address: 8 or 4 */
 	u64 rip;             /* of the instruction under translation */
 	enum flags_at flags;
@@ -59,6 +77,11 @@ struct tr {
 	u32 vec_checked;     /* VEC_* found to be right in this block */
 	u64 xinuse;          /* components marked as used in this block */
 	bool cpl0;           /* found to be so in this block */
+	struct tr_access access[JIT_INSNS_MAX][NR_ACCESS_AT];
+	struct tr_window window[WINDOWS_MAX + 1];
+	unsigned nr_slots;
+	u8 s0, s0_before;    /* the window whose slot S0 holds, 0: none; and before the instruction: see tr_keep_s0() */
+	s32 disp;            /* of the access under translation, to S0 */
 	bool full;
 
 	/* Not cleared: the first nr_* of each. */
@@ -71,6 +94,12 @@ struct tr {
 static inline unsigned tr_w(const struct tr *t)
 {
 	return t->word == 8;
+}
+
+/* Code for an instruction need not say that it uses S0, unless it begins with this. */
+static inline void tr_keep_s0(struct tr *t)
+{
+	t->s0 = t->s0_before;
 }
 
 /* --- tr_operand.c: flags, registers, memory operands ---------------------------------------------------------- */
@@ -90,12 +119,19 @@ unsigned tr_host_of(unsigned g);
 /* The host register that holds @g: its own, or @scratch, loaded. */
 unsigned tr_use_gpr(struct tr *t, unsigned g, unsigned scratch);
 
-/* The effective address into @to. Leaves flags alone, uses S1. */
+/* The effective address plus @more into @to. Leaves flags alone, uses S1. */
+void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to);
 void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to);
 /* From a linear address in S0 to the host's; or of the memory operand of @i. Flags must be in their slot. */
 struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, enum access acc);
 struct slow_path *tr_emit_operand(struct tr *t, const struct insn *i);
-/* After the instruction whose access it is. */
+/*
+ * Or less t->disp, which is shorter. Flags must be in their slot where tr_check_needed() says so. NULL: no check was
+ * needed, or @i has no access of this kind.
+ */
+bool tr_check_needed(const struct tr *t, const struct insn *i, enum access_at at);
+struct slow_path *tr_emit_operand_disp(struct tr *t, const struct insn *i);
+/* After the instruction whose access it is; @s may be NULL. */
 void tr_slow_done(struct tr *t, struct slow_path *s);
 /* A place that C code is told of; NULL with tr->full: no memory. Leaves for C when @cc holds. */
 struct jit_site *tr_new_site(struct tr *t, const struct insn *i);
@@ -103,6 +139,18 @@ void tr_emit_c_path(struct tr *t, const struct insn *i, unsigned cc);
 
 /* Whether what generated code does is all that @i, whose operand is in memory, asks for; 16-bit addresses are left to C. */
 bool tr_can_address(const struct tr *t, const struct insn *i);
+
+/* --- tr_window.c: accesses that one check serves ------------------------------------------------------------- */
+
+void tr_find_windows(struct tr *t);
+/* The access of instruction t->n was checked before; or it is the first of several, the lowest of them at @lo. */
+bool tr_access_checked(const struct tr *t, enum access_at at);
+bool tr_window_begins(const struct tr *t, enum access_at at, s64 *lo);
+/* From the linear address of the lowest in S0. */
+struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, enum seg_reg seg);
+void tr_emit_window_use(struct tr *t, enum access_at at);
+/* Behind the block. */
+void tr_emit_window_miss(struct tr *t, struct slow_path *s);
 
 /* --- tr_vector.c: vector registers ---------------------------------------------------------------------------- */
 
@@ -117,7 +165,7 @@ void tr_vec_reload(struct tr *t, const u8 *vec);
 
 /* --- tr_stack.c: PUSH, POP, LEAVE ------------------------------------------------------------------------------- */
 
-/* Host address of a word at RSP + @disp into S0; and RSP += @n, flags left alone. */
+/* Host address, less t->disp, of a word at RSP + @disp into S0; and RSP += @n, flags left alone. */
 struct slow_path *tr_emit_stack(struct tr *t, const struct insn *i, s32 disp, enum access acc);
 void tr_emit_rsp_add(struct tr *t, s32 n);
 /* False: not in this form. */

@@ -67,6 +67,10 @@ void tr_emit_late_paths(struct tr *t)
 	for (unsigned n = 0; n < t->nr_slow && !t->full; n++) {
 		struct slow_path *s = &t->slow[n];
 
+		if (s->window) {
+			tr_emit_window_miss(t, s);
+			continue;
+		}
 		emit_patch(s->from, e->p);
 		emit_rm_disp(e, 1, 0x33, S0, S1, (s32)s->tag); /* the linear address again: the XOR undone */
 		emit_mov_imm(e, S1, (u64)s->site);
@@ -105,7 +109,7 @@ static void emit_push_return(struct tr *t, const struct insn *i)
 	struct slow_path *s = tr_emit_stack(t, i, -t->word, ACC_WRITE);
 
 	emit_mov_imm(t->e, S1, jit_cut(t->b, t->rip + i->len));
-	emit_rm_disp(t->e, tr_w(t), 0x89, S1, S0, 0);
+	emit_rm_disp(t->e, tr_w(t), 0x89, S1, S0, t->disp);
 	tr_emit_rsp_add(t, -t->word);
 	tr_slow_done(t, s);
 }
@@ -161,7 +165,7 @@ bool tr_branch(struct tr *t, const struct insn *i)
 		tr_emit_goto(t, branch_target(t, i));
 	} else if (sem == &sem_ret) {
 		struct slow_path *s = tr_emit_stack(t, i, 0, ACC_READ);
-		emit_rm_disp(e, tr_w(t), 0x8b, S0, S0, 0);
+		emit_rm_disp(e, tr_w(t), 0x8b, S0, S0, t->disp);
 		tr_emit_canonical(t, i);
 		tr_emit_rsp_add(t, t->word + (s32)(i->opcode == 0xc2 ? i->imm & 0xffff : 0));
 		emit_jmp(e, t->j->stub_indirect);

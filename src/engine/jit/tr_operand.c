@@ -13,6 +13,7 @@ void tr_emit_save_flags(struct tr *t)
 {
 	struct emit *e = t->e;
 
+	t->s0 = 0;
 	emit_mov_rr(e, S0, H_RAX);
 	emit8(e, 0x9f);
 	emit_bytes(e, "\x0f\x90\xc0", 3); /* seto al */
@@ -25,6 +26,7 @@ void tr_emit_restore_flags(struct tr *t, unsigned scratch)
 {
 	struct emit *e = t->e;
 
+	t->s0 = scratch == S0 ? 0 : t->s0;
 	emit_mov_rr(e, scratch, H_RAX);
 	emit_bytes(e, "\x0f\xb7", 2); /* movzx eax, word [flags] */
 	emit_modrm_abs(e, H_RAX, &t->j->flags);
@@ -76,21 +78,23 @@ unsigned tr_use_gpr(struct tr *t, unsigned g, unsigned scratch)
 {
 	if (!tr_in_memory(g))
 		return tr_host_of(g);
+	t->s0 = scratch == S0 ? 0 : t->s0;
 	emit_load_abs(t->e, scratch, &t->j->cpu->gpr[g]);
 	return scratch;
 }
 
 /* --- Memory operands ------------------------------------------------------------------------------------------- */
 
-/* The effective address into @to; uses S1. Leaves flags alone. */
-void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to)
+void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to)
 {
 	struct emit *e = t->e;
 	unsigned w = i->addrsize == 8, base = NO_REG, index = NO_REG;
-	s32 disp = (s32)i->disp;
+	s32 disp = (s32)(i->disp + more);
+
+	t->s0 = to == S0 ? 0 : t->s0;
 
 	if (i->base == RIP_BASE || (i->base == NO_REG && i->index == NO_REG)) {
-		u64 ea = (i->base == RIP_BASE ? t->rip + i->len : 0) + (u64)i->disp;
+		u64 ea = (i->base == RIP_BASE ? t->rip + i->len : 0) + (u64)(i->disp + more);
 		emit_mov_imm(e, to, w ? ea : (u32)ea);
 		return;
 	}
@@ -104,6 +108,11 @@ void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to)
 		emit_lea_index(e, w, to, index, i->scale, disp);
 	else
 		emit_lea_sib(e, w, to, base, index, i->scale, disp);
+}
+
+void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to)
+{
+	tr_emit_ea_plus(t, i, 0, to);
 }
 
 struct jit_site *tr_new_site(struct tr *t, const struct insn *i)
@@ -135,8 +144,13 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 	u64 tag = acc == ACC_WRITE ? (u64)&array->tag_w : (u64)&array->tag_r;
 	struct slow_path *s = &t->slow[t->nr_slow++];
 
-	emit_mov_rr(e, S1, S0);
-	emit_bytes(e, "\x49\xc1\xef\x07", 4); /* shr r15, 7 */
+	t->s0 = 0;
+	if (t->j->bmi2) {
+		emit_bytes(e, "\xc4\x43\xfb\xf0\xfe\x07", 6); /* rorx r15, r14, 7 */
+	} else {
+		emit_mov_rr(e, S1, S0);
+		emit_bytes(e, "\x49\xc1\xef\x07", 4); /* shr r15, 7 */
+	}
 	emit_bytes(e, "\x41\x81\xe7", 3);     /* and r15d, (TLB_SIZE - 1) * 32 */
 	emit32(e, (TLB_SIZE - 1) * sizeof(struct tlb_entry));
 	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)tag);
@@ -167,23 +181,51 @@ static void emit_limit(struct tr *t, const struct insn *i)
 	tr_emit_c_path(t, i, CC_AE);
 }
 
-/* Host address of the memory operand of @i into S0. */
-struct slow_path *tr_emit_operand(struct tr *t, const struct insn *i)
+/* Host address, less t->disp, of the memory operand of @i into S0. */
+struct slow_path *tr_emit_operand_disp(struct tr *t, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	struct emit *e = t->e;
+	bool known = i == &t->insn[t->n];
+	s64 lo = t->access[t->n][AT_OPERAND].off;
 
-	tr_emit_ea(t, i, S0);
+	t->disp = 0;
+	if (known && tr_access_checked(t, AT_OPERAND)) {
+		tr_emit_window_use(t, AT_OPERAND);
+		return NULL;
+	}
+	bool window = known && tr_window_begins(t, AT_OPERAND, &lo);
+	tr_emit_ea_plus(t, i, lo - t->access[t->n][AT_OPERAND].off, S0);
 	if (i->seg == SEG_FS || i->seg == SEG_GS) {
 		if (t->word == 4)
 			emit_limit(t, i);
 		emit_ra(e, tr_w(t), 0x03, S0, &t->j->cpu->seg[i->seg].base);
 	}
+	if (window)
+		return tr_emit_window_check(t, i, AT_OPERAND, i->seg);
 	return tr_emit_tlb(t, i, i->seg, i->mem_size, r->attr & (A_WRITE | A_RMW) ? ACC_WRITE : ACC_READ);
+}
+
+/* Host address of the memory operand of @i into S0. */
+struct slow_path *tr_emit_operand(struct tr *t, const struct insn *i)
+{
+	struct slow_path *s = tr_emit_operand_disp(t, i);
+
+	if (t->disp)
+		emit_rm_disp(t->e, 1, 0x8d, S0, S0, t->disp);
+	t->s0 = 0;
+	return s;
+}
+
+bool tr_check_needed(const struct tr *t, const struct insn *i, enum access_at at)
+{
+	return i != &t->insn[t->n] || !tr_access_checked(t, at);
 }
 
 void tr_slow_done(struct tr *t, struct slow_path *s)
 {
+	if (!s)
+		return;
 	s->done = t->e->p;
 	s->reload_flags = t->flags == IN_HOST;
 	memcpy(s->vec_after, t->vec, sizeof(t->vec));

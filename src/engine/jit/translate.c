@@ -24,6 +24,7 @@ static void tr_helper(struct tr *t, unsigned n, const struct insn *i)
 		emit_jmp(t->e, t->j->stub_end_helper);
 	else
 		emit_call(t->e, t->j->stub_helper);
+	t->s0 = 0;
 	memset(t->vec, 0, sizeof(t->vec));
 	t->vec_checked = 0;
 	t->xinuse = 0;
@@ -103,13 +104,19 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	unsigned len;
 
 	bool vector = tr_is_vector(r);
-	if (i->is_mem || (vector && tr_vec_guard_needed(t, i)))
+
+	tr_keep_s0(t);
+	bool align = i->is_mem && vector && ((const struct thunk *)i->thunk)->align;
+	bool high = i->is_mem && g.reg && (i->reg_off & 7);
+	if (high || (i->is_mem && tr_check_needed(t, i, AT_OPERAND)) || align || (vector && tr_vec_guard_needed(t, i)))
 		tr_flags_to_slot(t, tr_flags_needed(t, n));
 	if (vector)
 		tr_emit_vec_guard(t, i);
-	if (i->is_mem)
+	if (i->is_mem && !align) {
+		s = tr_emit_operand_disp(t, i);
+		to.disp = t->disp;
+	} else if (align) {
 		s = tr_emit_operand(t, i);
-	if (i->is_mem && vector && ((const struct thunk *)i->thunk)->align) {
 		emit_bytes(t->e, "\x41\xf6\xc6", 3); /* test r14b, align */
 		emit8(t->e, ((const struct thunk *)i->thunk)->align);
 		tr_emit_c_path(t, i, CC_NE);
@@ -119,7 +126,7 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	tr_flags_to_host(t, n, S1);
 	to.base = S0;
 	/* AH to BH: the same in the host's, but not beside S0. */
-	if (i->is_mem && g.reg && (i->reg_off & 7))
+	if (high)
 		to.reg = (u8)tr_emit_high_byte(t, i);
 	struct { bool is; u8 g; u8 *to; } field[] = {{g.reg && !(i->reg_off & 7), i->reg, &to.reg},
 						     {g.rm && !(i->rm_off & 7), i->rm, &to.rm},
@@ -149,8 +156,10 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 		emit_bytes(t->e, i->bytes, i->len);
 	} else {
 		len = reencode(code, i, &to);
-		if (!len)
+		if (!len) {
+			t->s0 = 0;
 			return false;
+		}
 		emit_bytes(t->e, code, len);
 	}
 	if (vector)
@@ -168,11 +177,12 @@ static void tr_lea(struct tr *t, const struct insn *i)
 {
 	unsigned to = tr_in_memory(i->reg) ? S0 : tr_host_of(i->reg);
 
-	/* The base may be loaded into the destination only when the index is another register. */
-	tr_emit_ea(t, i, S0);
+	/* A base is loaded into the destination, which may be the index too: S0 instead. */
+	bool loads = (i->base < 16 && tr_in_memory(i->base)) || (i->index < 16 && tr_in_memory(i->index));
+	tr_emit_ea(t, i, loads || i->opsize == 4 ? S0 : to);
 	if (i->opsize == 4)
 		emit_rr(t->e, 0, 0x8b, to, S0);
-	else if (to != S0)
+	else if (to != S0 && loads)
 		emit_mov_rr(t->e, to, S0);
 	if (to == S0)
 		emit_store_abs(t->e, S0, &t->j->cpu->gpr[i->reg]);
@@ -186,10 +196,14 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 	unsigned run;
 	bool done;
 
+	t->n = n;
+	t->s0_before = t->s0;
+	t->s0 = 0;
 	if (block_faults_at(i)) {
 		done = false;
 	} else if (tr_is_jcc(i)) {
 		done = tr_near_target_plain(t, i);
+		tr_keep_s0(t);
 		if (done)
 			tr_jcc(t, n, i);
 	} else if (r->class_ == CLASS_END) {
@@ -321,6 +335,8 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	if (!b->offset)
 		return NULL;
 	tr_liveness(&t);
+	if (!(b->mode & JIT_MODE_NO_WINDOWS))
+		tr_find_windows(&t);
 	emit_poll(&t);
 	for (unsigned n = 0; n < t.nr && !t.full;) {
 		b->offset[n] = (u16)(emit_here(&j->e) - b->entry);

@@ -1,0 +1,347 @@
+/*
+ * Accesses that one check of the TLB serves.
+ *
+ * Before a block is emitted its addresses are followed: each general register is some unknown value plus a constant, and
+ * MOV, LEA, ADD of a constant, PUSH and so on change no more than the constant. Accesses whose addresses differ by
+ * constants are a window, if they may well lie in one page. The first of them to be emitted checks for all that
+ * are left, with write access if one of them writes (an entry's write tag implies that it may be read: mmu.c), and leaves
+ * the host's address in a slot. The others need neither a check nor the flags.
+ *
+ * The check must not do anything that the processor would not have done when one of the accesses never comes to pass. So
+ * on a miss only the first one's page is filled, for its own kind of access. Where that is not enough the block is left
+ * for a variant without windows, which begins at that instruction; the check then leads there directly.
+ *
+ * Nothing may change a translation between the check and the last access. Slow paths of other accesses may fill the TLB,
+ * which changes none; all but plain instructions end the windows.
+ */
+#include "engine/jit/tr.h"
+
+#define SPAN_MAX 1024 /* of a window: the longer, the more often it crosses a page */
+
+/* Values that nobody knows, by number. */
+enum { NO_ROOT, ROOT_RIP, ROOT_ABS, FIRST_ROOT };
+
+struct value {
+	u16 root;
+	s64 off;
+};
+
+struct open_window {
+	u16 base, index;
+	u8 scale, seg;
+	s64 lo, hi;
+};
+
+struct follow {
+	struct value gpr[16];
+	u16 nr_roots;
+	s64 rip; /* of the next instruction, from the block's start */
+	struct open_window window[WINDOWS_MAX];
+	unsigned first, nr; /* before @first they are closed */
+};
+
+/* --- Following the registers ------------------------------------------------------------------------------------- */
+
+static void forget(struct follow *f, unsigned g)
+{
+	f->gpr[g] = (struct value){.root = f->nr_roots++};
+}
+
+static void forget_all(struct follow *f)
+{
+	for (unsigned g = 0; g < 16; g++)
+		forget(f, g);
+}
+
+static struct value plus(struct value v, s64 n)
+{
+	v.off = (s64)((u64)v.off + (u64)n);
+	return v;
+}
+
+/* The general registers that a CLASS_COPY row changes; what it reads is among them where that is simpler. */
+static void forget_written(struct follow *f, const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+	bool all = r->attr & A_GPR_IMPLICIT || r->sem == &sem_xchg || r->sem == &sem_xadd;
+
+	if (r->sem == &sem_cmp_eg || r->sem == &sem_cmp_ge || r->sem == &sem_cmp_ei || r->sem == &sem_test_eg ||
+	    r->sem == &sem_test_ei)
+		return;
+	for (unsigned n = 0; n < (all ? ARRAY_SIZE(r->operand) : 1); n++)
+		switch (operand_info[r->operand[n]].kind) {
+		case OK_G: forget(f, i->reg_off >> 3); break;
+		case OK_E: case OK_R: case OK_Z:
+			if (!i->is_mem)
+				forget(f, i->rm_off >> 3);
+			break;
+		case OK_B: forget(f, i->vvvv & 15); break;
+		case OK_FIXED: forget(f, RAX); break;
+		case OK_X: case OK_Y: case OK_A: forget_all(f); break;
+		default: break;
+		}
+	if (r->attr & A_GPR_IMPLICIT)
+		for (unsigned g = RAX; g <= RBX; g++)
+			forget(f, g);
+}
+
+static void follow_copy(struct follow *f, const struct insn *i, unsigned word)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+	const struct sem *sem = r->sem;
+	bool fixed = operand_info[r->operand[0]].kind == OK_FIXED;
+	unsigned rm = fixed ? RAX : i->rm;
+
+	if (i->opsize != word || (i->is_mem && sem != &sem_lea))
+		forget_written(f, i);
+	else if (sem == &sem_lea && i->addrsize == word && i->base == RIP_BASE)
+		f->gpr[i->reg] = (struct value){ROOT_RIP, f->rip + i->disp};
+	else if (sem == &sem_lea && i->addrsize == word && i->base != NO_REG && i->index == NO_REG)
+		f->gpr[i->reg] = plus(f->gpr[i->base], i->disp);
+	else if (sem == &sem_mov_ge && !fixed)
+		f->gpr[i->reg] = f->gpr[i->rm];
+	else if (sem == &sem_mov_eg && !fixed)
+		f->gpr[i->rm] = f->gpr[i->reg];
+	else if (sem == &sem_add_ei)
+		f->gpr[rm] = plus(f->gpr[rm], (s64)i->imm);
+	else if (sem == &sem_sub_ei)
+		f->gpr[rm] = plus(f->gpr[rm], -(s64)i->imm);
+	else if (sem == &sem_inc || sem == &sem_dec)
+		f->gpr[rm] = plus(f->gpr[rm], sem == &sem_inc ? 1 : -1);
+	else
+		forget_written(f, i);
+}
+
+/* --- Windows --------------------------------------------------------------------------------------------------------- */
+
+/* What is known at translation need not be tried. */
+static bool one_page(const struct tr *t, u16 root, s64 lo, s64 hi)
+{
+	u64 at = root == ROOT_RIP ? (u64)t->code : 0;
+
+	return (root != ROOT_RIP && root != ROOT_ABS) || ((at + (u64)lo) ^ (at + (u64)hi - 1)) < PAGE_SIZE;
+}
+
+/* Notes an access of instruction @n in the window of its kind. */
+static void note(struct tr *t, struct follow *f, struct tr_access *a, struct open_window w, s64 off, unsigned size)
+{
+	unsigned n;
+
+	if (off != (s32)off)
+		return;
+	w.lo = off;
+	w.hi = off + size;
+	a->off = off;
+	a->size = (u16)size;
+	for (n = f->nr; n-- > f->first;) {
+		struct open_window *o = &f->window[n];
+		s64 lo = MIN(o->lo, w.lo), hi = MAX(o->hi, w.hi);
+		bool known = o->index == NO_ROOT && o->base < FIRST_ROOT;
+
+		if (o->base != w.base || o->index != w.index || o->scale != w.scale || o->seg != w.seg || hi - lo > SPAN_MAX ||
+		    (known && !one_page(t, o->base, lo, hi)))
+			continue;
+		o->lo = lo;
+		o->hi = hi;
+		a->window = (u8)(n + 1);
+		return;
+	}
+	if (f->nr == WINDOWS_MAX)
+		return;
+	f->window[f->nr++] = w;
+	a->window = (u8)f->nr;
+}
+
+static void note_operand(struct tr *t, struct follow *f, unsigned n)
+{
+	const struct insn *i = &t->insn[n];
+	struct tr_access *a = &t->access[n][AT_OPERAND];
+	struct open_window w = {.base = ROOT_ABS, .seg = i->seg == SEG_FS || i->seg == SEG_GS ? i->seg : SEG_DS};
+	struct value v = {.off = i->disp};
+
+	if (!i->is_mem || !i->mem_size || i->mem_size > 64 || i->addrsize != t->word || (w.seg != SEG_DS && t->word == 4) || (insn_rows[i->row].attr & A_VSIB))
+		return;
+	if (i->base == RIP_BASE) {
+		w.base = ROOT_RIP;
+		v = plus(v, f->rip);
+	} else if (i->base != NO_REG) {
+		w.base = f->gpr[i->base].root;
+		v = plus(v, f->gpr[i->base].off);
+	}
+	if (i->index != NO_REG) {
+		w.index = f->gpr[i->index].root;
+		w.scale = i->scale;
+		v = plus(v, (s64)((u64)f->gpr[i->index].off << i->scale));
+	}
+	a->acc = insn_rows[i->row].attr & (A_WRITE | A_RMW) ? ACC_WRITE : ACC_READ;
+	note(t, f, a, w, v.off, i->mem_size);
+}
+
+static void note_stack(struct tr *t, struct follow *f, unsigned n, unsigned g, s64 disp, enum access acc)
+{
+	struct tr_access *a = &t->access[n][AT_STACK];
+
+	a->acc = (u8)acc;
+	note(t, f, a, (struct open_window){.base = f->gpr[g].root, .seg = SEG_DS}, plus(f->gpr[g], disp).off, t->word);
+}
+
+/* PUSH, POP, LEAVE as tr_stack.c emits them, and near branches. False: something else. */
+static bool follow_stack(struct tr *t, struct follow *f, unsigned n)
+{
+	const struct insn *i = &t->insn[n];
+	const struct sem *sem = insn_rows[i->row].sem;
+	s32 w = t->word;
+
+	if (i->opsize != w)
+		return false;
+	if ((sem == &sem_push_e && !i->is_mem) || sem == &sem_push_i || sem == &sem_call_j || sem == &sem_call_e) {
+		if (sem == &sem_call_e)
+			note_operand(t, f, n);
+		note_stack(t, f, n, RSP, -w, ACC_WRITE);
+		f->gpr[RSP] = plus(f->gpr[RSP], -w);
+	} else if (sem == &sem_pop_r && i->rm != RSP) {
+		note_stack(t, f, n, RSP, 0, ACC_READ);
+		f->gpr[RSP] = plus(f->gpr[RSP], w);
+		forget(f, i->rm);
+	} else if (sem == &sem_leave) {
+		note_stack(t, f, n, RBP, 0, ACC_READ);
+		f->gpr[RSP] = plus(f->gpr[RBP], w);
+		forget(f, RBP);
+	} else if (sem == &sem_ret) {
+		note_stack(t, f, n, RSP, 0, ACC_READ);
+	} else if (sem == &sem_jmp_e) {
+		note_operand(t, f, n);
+	} else {
+		return false;
+	}
+	return true;
+}
+
+void tr_find_windows(struct tr *t)
+{
+	struct follow f = {.nr_roots = FIRST_ROOT};
+
+	forget_all(&f);
+	for (unsigned n = 0; n < t->nr; n++) {
+		const struct insn *i = &t->insn[n];
+		const struct insn_row *r = &insn_rows[i->row];
+
+		f.rip += i->len;
+		if (block_faults_at(i))
+			return;
+		if (tr_is_jcc(i) || (r->sem == &sem_nop && r->class_ == CLASS_COPY) || follow_stack(t, &f, n))
+			continue;
+		if (r->class_ == CLASS_COPY || r->sem == &sem_div || r->sem == &sem_idiv) {
+			note_operand(t, &f, n);
+			follow_copy(&f, i, t->word);
+		} else {
+			forget_all(&f);
+			f.first = f.nr;
+		}
+	}
+}
+
+/* --- Emission ---------------------------------------------------------------------------------------------------------- */
+
+bool tr_access_checked(const struct tr *t, enum access_at at)
+{
+	unsigned w = t->access[t->n][at].window;
+
+	return w && t->window[w].slot;
+}
+
+/* Whether @at of instruction @n begins a window of several; and its bounds. */
+static unsigned window_rest(const struct tr *t, enum access_at at, s64 *lo, s64 *hi, enum access *acc)
+{
+	const struct tr_access *a = &t->access[t->n][at];
+	unsigned nr = 0;
+
+	*lo = a->off;
+	*hi = a->off + a->size;
+	*acc = a->acc;
+	for (unsigned n = t->n; n < t->nr && a->window; n++)
+		for (unsigned k = n == t->n ? at : 0; k < NR_ACCESS_AT; k++) {
+			const struct tr_access *b = &t->access[n][k];
+
+			if (b->window != a->window)
+				continue;
+			*lo = MIN(*lo, b->off);
+			*hi = MAX(*hi, b->off + b->size);
+			*acc = b->acc == ACC_WRITE ? ACC_WRITE : *acc;
+			nr++;
+		}
+	return nr;
+}
+
+bool tr_window_begins(const struct tr *t, enum access_at at, s64 *lo)
+{
+	enum access acc;
+	s64 hi;
+
+	/* Requests must not be noticed behind STI: the block is not left there. */
+	if (t->n && insn_rows[t->insn[t->n - 1].row].sem == &sem_sti)
+		return false;
+	if (t->nr_slots == JIT_WINDOWS || window_rest(t, at, lo, &hi, &acc) < 2)
+		return false;
+	s64 disp = t->insn[t->n].disp + *lo - t->access[t->n][at].off;
+	return at != AT_OPERAND || disp == (s32)disp;
+}
+
+struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, enum seg_reg seg)
+{
+	const struct tr_access *a = &t->access[t->n][at];
+	enum access acc;
+	s64 lo, hi;
+
+	window_rest(t, at, &lo, &hi, &acc);
+	struct slow_path *s = tr_emit_tlb(t, i, seg, (unsigned)(hi - lo), acc);
+	s->window = true;
+	if (s->site) {
+		s->site->size = (u8)a->size;
+		s->site->acc = a->acc;
+		s->site->first = (u16)(a->off - lo);
+		s->site->span = (u16)(hi - lo);
+		s->site->span_acc = (u8)acc;
+	}
+	t->window[a->window] = (struct tr_window){.lo = lo, .slot = (u8)++t->nr_slots};
+	emit_store_abs(t->e, S0, &t->j->window[t->nr_slots - 1]);
+	t->s0 = a->window;
+	t->disp = (s32)(a->off - lo);
+	return s;
+}
+
+void tr_emit_window_use(struct tr *t, enum access_at at)
+{
+	const struct tr_access *a = &t->access[t->n][at];
+	const struct tr_window *w = &t->window[a->window];
+
+	if (t->s0 != a->window)
+		emit_load_abs(t->e, S0, &t->j->window[w->slot - 1]);
+	t->s0 = a->window;
+	t->disp = (s32)(a->off - w->lo);
+	if (t->flags == IN_HOST)
+		t->b->host_flags |= BIT64(t->n);
+}
+
+void tr_emit_window_miss(struct tr *t, struct slow_path *s)
+{
+	struct emit *e = t->e;
+	struct jit_link *l = jit_data(t->j, sizeof(*l));
+
+	if (!l || !s->site) {
+		t->full = true;
+		return;
+	}
+	*l = (struct jit_link){.rip = s->site->rip, .jump = s->from, .stub = e->p, .from = t->b, .rx = (u64)e->rx, .no_windows = true};
+	emit_patch(s->from, e->p);
+	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)s->tag); /* the linear address again: the XOR undone */
+	emit_mov_imm(e, S1, (u64)s->site);
+	emit_call(e, t->j->stub_slow);
+	emit_rr(e, 1, 0x85, S0, S0);
+	u8 *alone = emit_jcc(e, CC_E);
+	tr_vec_reload(t, s->vec_before);
+	emit_patch(emit_jmp_later(e), s->resume);
+	emit_patch(alone, e->p);
+	emit_mov_imm(e, S1, (u64)l);
+	emit_jmp(e, t->j->stub_link);
+}
