@@ -353,13 +353,16 @@ static void indirect_branch(struct test_case *t, const struct form *f)
 		t->in.gpr[f->rm] = rng_chance(30) ? 1ull << 60 : code_target(t);
 }
 
+bool row_in(const struct insn_row *r, unsigned bits)
+{
+	return bits == 64 ? r->modes & IN_64 : (r->modes & IN_16_32) && !(r->space == ENC_LEGACY && r->w == W_1);
+}
+
 static unsigned pick_mode(const struct insn_row *r)
 {
 	unsigned n = rng_below(8);
 
-	if (r->modes == IN_64 || (r->space == ENC_LEGACY && r->w == W_1))
-		return 64;
-	if (n < 5 && r->modes & IN_64)
+	if (!row_in(r, 32) || (n < 5 && row_in(r, 64)))
 		return 64;
 	/* KMOVD with VEX.W moves 64 bits on AMD's processors, and above ESP there is garbage in 16-bit code. */
 	if (named(r, "kmovd"))
@@ -369,12 +372,17 @@ static unsigned pick_mode(const struct insn_row *r)
 
 void generate(struct test_case *t)
 {
+	generate_for(t, pick_mode(t->row));
+}
+
+void generate_for(struct test_case *t, unsigned bits)
+{
 	const struct insn_row *r = t->row;
 	struct shape s = shape_of(r);
 	struct form f = {.row = r, .base = BASE_NONE, .index = BASE_NONE};
 	u8 bytes[32];
 
-	t->bits = pick_mode(r);
+	t->bits = bits;
 	t->code_base = t->bits == 16 ? CODE16_BASE : 0;
 	t->data_base = t->bits == 16 ? DATA16_BASE : 0;
 	f.bits = t->bits;

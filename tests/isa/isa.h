@@ -115,6 +115,9 @@ static inline bool rng_chance(unsigned one_in)
 
 /* Fills @t for one random instruction of @t->row, and pokes its memory operands' data into both copies. */
 void generate(struct test_case *t);
+/* The same in 16-, 32- or 64-bit code, which the row must allow: see row_in(). */
+void generate_for(struct test_case *t, unsigned bits);
+bool row_in(const struct insn_row *r, unsigned bits);
 
 /* Why the host's processor cannot or must not run the row in user mode, or its results differ by nature; else NULL. */
 const char *row_excluded(const struct insn_row *r);

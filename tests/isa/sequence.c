@@ -5,6 +5,9 @@
  * Instructions come from generate(). The registers that a memory operand needs are set up by MOVs before it. What the
  * processor leaves undefined in the flags is tracked: before it could be read, or be carried into another block, an
  * instruction that sets all flags is put in.
+ *
+ * In 32-bit code all is the same but for REX, RIP-relative addresses and the number of registers: place_rex() and
+ * place_address().
  */
 #include "sequence.h"
 
@@ -18,6 +21,7 @@
 struct fixup {
 	u16 at; /* of a rel32 */
 	u8 block;
+	bool absolute; /* an address instead */
 };
 
 struct gen {
@@ -51,11 +55,29 @@ static void place(struct gen *g, const u8 *bytes, unsigned len)
 	p->insn[p->nr_insns++] = (struct placed){.at = (u16)g->at, .len = (u8)len, .undefined = g->undefined};
 	memcpy(p->code + g->at, bytes, len);
 	g->at += len;
-	if (decode(&i, bytes, len, 64) != DECODE_OK)
+	if (decode(&i, bytes, len, p->bits) != DECODE_OK)
 		return;
 	const struct insn_row *r = &insn_rows[i.row];
 	g->undefined &= (u16)(~r->flags_written | r->flags_read);
 	g->undefined |= r->flags_undefined & FL_ARITH;
+}
+
+/* A register that the program has. */
+static u8 pick_reg(const struct gen *g)
+{
+	return (u8)rng_below(g->p->bits == 64 ? 16 : 8);
+}
+
+/* The same with a REX prefix first, which 32-bit code has not. */
+static void place_rex(struct gen *g, unsigned rex, const u8 *bytes, unsigned len)
+{
+	u8 b[16] = {0x40 | (u8)rex};
+
+	memcpy(b + 1, bytes, len);
+	if (g->p->bits == 64)
+		place(g, b, len + 1);
+	else
+		place(g, bytes, len);
 }
 
 static void place32(struct gen *g, const u8 *bytes, unsigned len, u32 v)
@@ -71,24 +93,20 @@ static void place32(struct gen *g, const u8 *bytes, unsigned len, u32 v)
 static void place_clean(struct gen *g)
 {
 	static const u8 ops[] = {0xc0, 0xe8, 0xf8}; /* ADD, SUB, CMP */
-	u8 reg = rng_below(16), op = ops[rng_below(3)];
+	u8 reg = pick_reg(g), op = ops[rng_below(3)];
 
 	if (reg == RSP)
 		reg = RCX;
-	place(g, BYTES(0x48 | reg >> 3, 0x83, op | (reg & 7), (u8)rng()));
+	place_rex(g, 8 | reg >> 3, BYTES(0x83, op | (reg & 7), (u8)rng()));
 }
 
 static void place_mov(struct gen *g, unsigned reg, u64 v)
 {
-	u8 b[10] = {0x48 | reg >> 3, 0xb8 | (reg & 7)};
+	u8 b[9] = {0xb8 | (reg & 7)};
+	bool wide = g->p->bits == 64 && v != (u32)v;
 
-	if (v == (u32)v) {
-		b[0] = 0x40 | reg >> 3;
-		place32(g, b, 2, (u32)v);
-	} else {
-		memcpy(b + 2, &v, 8);
-		place(g, b, 10);
-	}
+	memcpy(b + 1, &v, 8);
+	place_rex(g, wide << 3 | reg >> 3, b, wide ? 9 : 5);
 	if (reg == RSP)
 		g->rsp_good = true;
 }
@@ -116,8 +134,9 @@ static void place_jcc(struct gen *g, unsigned block)
 /* --- Instructions --------------------------------------------------------------------------------------------- */
 
 enum kind { INTEGER, VECTOR, OTHER, IN_C, NR_KIND };
-static u16 rows[NR_KIND][4096];
-static unsigned nr_rows[NR_KIND];
+enum { CODE32, CODE64, NR_MODE };
+static u16 rows[NR_MODE][NR_KIND][4096];
+static unsigned nr_rows[NR_MODE][NR_KIND];
 
 static bool is_string(const struct insn_row *r)
 {
@@ -130,7 +149,7 @@ static bool usable(const struct insn_row *r)
 	static const char *const not[] = {"popf/popfd/popfq", "wrfsbase", "wrgsbase", "insb", "insw/insd/insd", "outsb",
 					  "outsw/outsd/outsd", "rdpmc", "sti", "cli"};
 
-	if (!(r->modes & IN_64) || (r->attr & (A_CPL0 | A_VSIB)) || row_excluded(r) ||
+	if ((r->attr & (A_CPL0 | A_VSIB)) || row_excluded(r) ||
 	    (r->class_ == CLASS_END && !is_string(r)) || nr_insn_rows > 4096)
 		return false;
 	for (unsigned n = 0; n < ARRAY_SIZE(not); n++)
@@ -152,8 +171,9 @@ static void sort_rows(void)
 			      : r->attr & (A_X87 | A_MMX)		 ? OTHER
 			      : r->attr & (A_SSE | A_AVX | A_AVX512) ? VECTOR
 									 : INTEGER;
-		if (usable(r))
-			rows[k][nr_rows[k]++] = (u16)n;
+		for (unsigned m = 0; m < NR_MODE; m++)
+			if (usable(r) && row_in(r, m == CODE64 ? 64 : 32))
+				rows[m][k][nr_rows[m][k]++] = (u16)n;
 	}
 }
 
@@ -185,14 +205,13 @@ static bool goes_well(const struct test_case *t)
 static bool pick_insn(const struct gen *g, struct test_case *t)
 {
 	u64 k = rng_below(100);
+	unsigned mode = g->p->bits == 64 ? CODE64 : CODE32;
 	enum kind kind = k < (g->vectors ? 20 : 55) ? INTEGER : k < 80 ? VECTOR : k < 84 ? OTHER : IN_C;
 
 	for (unsigned tries = 0; tries < 40; tries++) {
-		t->row = &insn_rows[rows[kind][rng_below(nr_rows[kind])]];
-		do
-			generate(t);
-		while (t->bits != 64);
-		t->decoded = decode(&t->insn, t->bytes, t->len, 64) == DECODE_OK;
+		t->row = &insn_rows[rows[mode][kind][rng_below(nr_rows[mode][kind])]];
+		generate_for(t, g->p->bits);
+		t->decoded = decode(&t->insn, t->bytes, t->len, t->bits) == DECODE_OK;
 		const struct insn *i = &t->insn;
 		if (!t->decoded || !usable(&insn_rows[i->row]) || (i->len != t->len))
 			continue;
@@ -272,7 +291,7 @@ static void place_random(struct gen *g)
 
 static void place_stack(struct gen *g)
 {
-	u8 reg = rng_below(16);
+	u8 reg = pick_reg(g);
 
 	need_stack(g);
 	switch (rng_below(6)) {
@@ -290,11 +309,11 @@ static void place_stack(struct gen *g)
 		g->undefined = 0;
 		break;
 	case 3:
-		place(g, BYTES(0x40 | reg >> 3, 0x58 | (reg & 7)));
+		place_rex(g, reg >> 3, BYTES(0x58 | (reg & 7)));
 		g->rsp_good = reg != RSP;
 		break;
 	default:
-		place(g, BYTES(0x40 | reg >> 3, 0x50 | (reg & 7)));
+		place_rex(g, reg >> 3, BYTES(0x50 | (reg & 7)));
 		break;
 	}
 }
@@ -436,19 +455,20 @@ static void place_window(struct gen *g)
 
 static void place_patchable(struct gen *g)
 {
-	u8 reg = rng_below(16);
+	u8 reg = pick_reg(g), b[5] = {0xb8 | (reg & 7)};
+	unsigned second = g->at + g->p->bits / 32;
+	u32 v = (u32)rng();
 
-	if (g->nr_imm + g->nr_modrm == NR_FIXUPS)
+	if (g->nr_imm + g->nr_modrm == NR_FIXUPS || reg == RSP)
 		return;
-	if (reg == RSP)
-		reg = R13;
 	if (rng() & 1) {
-		g->imm[g->nr_imm++] = (u16)(g->at + 2);
-		place32(g, BYTES(0x40 | reg >> 3, 0xb8 | (reg & 7)), (u32)rng());
+		g->imm[g->nr_imm++] = (u16)second;
+		memcpy(b + 1, &v, 4);
+		place_rex(g, reg >> 3, b, 5);
 	} else {
 		/* INC, DEC */
-		g->modrm[g->nr_modrm++] = (u16)(g->at + 2);
-		place(g, BYTES(0x48 | reg >> 3, 0xff, (rng() & 1 ? 0xc0 : 0xc8) | (reg & 7)));
+		g->modrm[g->nr_modrm++] = (u16)second;
+		place_rex(g, 8 | reg >> 3, BYTES(0xff, (rng() & 1 ? 0xc0 : 0xc8) | (reg & 7)));
 	}
 }
 
@@ -508,35 +528,41 @@ static void place_back(struct gen *g, unsigned block)
 		place_jcc(g, block);
 }
 
-/* LEA reg, [rip + block] */
+/* LEA reg, [rip + block]; or MOV reg, block. */
 static void place_address(struct gen *g, u8 reg, unsigned block)
 {
+	if (g->p->bits == 32) {
+		g->fixup[g->nr_fixups++] = (struct fixup){(u16)(g->at + 1), (u8)block, .absolute = true};
+		place32(g, BYTES(0xb8 | reg), 0);
+		return;
+	}
 	place_branch(g, BYTES(0x48 | reg >> 3 << 2, 0x8d, 0x05 | (reg & 7) << 3), block);
 }
 
 static void place_indirect(struct gen *g, unsigned block, bool call)
 {
-	u8 reg = rng_below(16), ext = call ? 2 : 4;
+	u8 reg = pick_reg(g), ext = call ? 2 : 4, store[7] = {0x89, 0x04 | (reg & 7) << 3, 0x25};
 	u32 slot = DATA_BASE + (u32)rng_below(DATA_RW - 128);
 
 	if (reg == RSP)
-		reg = R14;
+		store[1] = 0x04 | (reg = RBX) << 3;
+	memcpy(store + 3, &slot, 4);
 	place_address(g, reg, block);
 	switch (rng_below(3)) {
 	case 0:
-		place(g, BYTES(0x40 | reg >> 3, 0xff, 0xc0 | ext << 3 | (reg & 7)));
+		place_rex(g, reg >> 3, BYTES(0xff, 0xc0 | ext << 3 | (reg & 7)));
 		break;
 	case 1:
-		place32(g, BYTES(0x48 | reg >> 3 << 2, 0x89, 0x04 | (reg & 7) << 3, 0x25), slot);
+		place_rex(g, 8 | reg >> 3 << 2, store, 7);
 		place32(g, BYTES(0xff, 0x04 | ext << 3, 0x25), slot);
 		break;
 	default:
 		if (call) {
-			place(g, BYTES(0x40 | reg >> 3, 0xff, 0xd0 | (reg & 7)));
+			place_rex(g, reg >> 3, BYTES(0xff, 0xd0 | (reg & 7)));
 			break;
 		}
 		need_stack(g);
-		place(g, BYTES(0x40 | reg >> 3, 0x50 | (reg & 7)));
+		place_rex(g, reg >> 3, BYTES(0x50 | (reg & 7)));
 		place(g, BYTES(0xc3));
 	}
 }
@@ -610,7 +636,7 @@ static void pick_start(struct gen *g)
 	static struct test_case t;
 	u32 fuel = 1 + (u32)rng_below(30);
 
-	t = (struct test_case){.bits = 64};
+	t = (struct test_case){.bits = p->bits};
 	pick_state(&t);
 	p->in = t.in;
 	p->in.rip = CODE_BASE + g->at;
@@ -623,14 +649,15 @@ static void pick_start(struct gen *g)
 	memcpy(native_data() + (FUEL - DATA_BASE), &fuel, 4);
 }
 
-void program_generate(struct program *p)
+void program_generate(struct program *p, unsigned bits)
 {
 	struct gen g = {.p = p, .rsp_good = true};
 
-	if (!nr_rows[INTEGER])
+	if (!nr_rows[CODE64][INTEGER])
 		sort_rows();
 	data_restore();
 	p->nr_insns = 0;
+	p->bits = bits;
 	memset(p->code, CODE_FILL, CODE_SIZE);
 	memset(native_code(), CODE_FILL, CODE_SIZE);
 	g.at = (unsigned)rng_below(PAGE_SIZE - 256);
@@ -654,8 +681,8 @@ void program_generate(struct program *p)
 		place(&g, BYTES(0xc3));
 	}
 	for (unsigned n = 0; n < g.nr_fixups; n++) {
-		u32 rel = g.label[g.fixup[n].block] - (g.fixup[n].at + 4u);
-		memcpy(p->code + g.fixup[n].at, &rel, 4);
+		u32 at = g.label[g.fixup[n].block], v = g.fixup[n].absolute ? CODE_BASE + at : at - (g.fixup[n].at + 4u);
+		memcpy(p->code + g.fixup[n].at, &v, 4);
 	}
 	fix_patches(&g);
 	memcpy(p->data, native_data(), DATA_SIZE);

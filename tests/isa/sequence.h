@@ -1,4 +1,4 @@
-/* Random programs of 64-bit code within the code window, see test_sequence.c. */
+/* Random programs of 32- or 64-bit code within the code window, see test_sequence.c. */
 #ifndef TESTS_ISA_SEQUENCE_H
 #define TESTS_ISA_SEQUENCE_H
 
@@ -15,12 +15,13 @@ struct placed {
 
 struct program {
 	u8 code[CODE_SIZE], data[DATA_SIZE];
+	unsigned bits; /* 32 or 64 */
 	struct state in;
 	struct placed insn[PROGRAM_INSNS];
 	unsigned nr_insns;
 };
 
-void program_generate(struct program *p);
+void program_generate(struct program *p, unsigned bits);
 /* Arithmetic flags that an instruction has left undefined when execution gets to @rip. */
 u64 program_undefined_flags(const struct program *p, u64 rip);
 

@@ -3,9 +3,10 @@
  * that are linked): straight lines of every kind of instruction, branches, bounded loops, calls, indirect jumps, faults
  * in the middle, code that writes code.
  *
- *   test_sequence [--seed N] [--cases N] [--case N]
+ *   test_sequence [--seed N] [--cases N] [--bits 32|64] [--case N]
  *
- * --case    only that one, with its code
+ * --bits    only programs of that kind; without it the two are tested one after the other
+ * --case    only that one, with its code; needs --bits
  * What differs is cut down to the instructions that it takes. Prints TAP.
  */
 #include <signal.h>
@@ -23,6 +24,7 @@
 static struct {
 	u64 seed, cases;
 	s64 only_case;
+	unsigned bits;
 } opt = {.seed = 1, .cases = 4000, .only_case = -1};
 
 struct result {
@@ -37,7 +39,7 @@ static void run(const struct program *p, enum engine e, struct result *r)
 {
 	memcpy(guest_data(), p->data, DATA_SIZE);
 	memcpy(native_code(), p->code, CODE_SIZE);
-	guest_run_to_fault(&p->in, 64, e, &r->o);
+	guest_run_to_fault(&p->in, p->bits, e, &r->o);
 	memcpy(r->data, guest_data(), DATA_SIZE);
 	memcpy(r->code, native_code(), CODE_SIZE);
 }
@@ -46,14 +48,14 @@ static void run(const struct program *p, enum engine e, struct result *r)
  * Flags that can matter after a fault at @rip: those that the code there reads, or leaves alone up to where it is not
  * followed any more. The translator does not keep the others up to date where an instruction may fault.
  */
-static u64 flags_live(const struct result *r, u64 rip)
+static u64 flags_live(const struct result *r, unsigned bits, u64 rip)
 {
 	u64 live = 0, open = FL_ARITH;
 
 	for (unsigned n = 0; n < 100 && open; n++) {
 		struct insn i;
 		u64 at = rip - CODE_BASE;
-		if (at > CODE_SIZE - 16 || decode(&i, r->code + at, 15, 64) != DECODE_OK)
+		if (at > CODE_SIZE - 16 || decode(&i, r->code + at, 15, bits) != DECODE_OK)
 			return live | open;
 		const struct insn_row *row = &insn_rows[i.row];
 		live |= row->flags_read & open;
@@ -100,7 +102,7 @@ static bool memory_differs(const char *what, const u8 *a, const u8 *b, unsigned 
 static bool results_differ(const struct program *p, const struct result *a, const struct result *b)
 {
 	const struct state *x = &a->o.s, *y = &b->o.s;
-	u64 mask = ~FL_ARITH | (flags_live(a, x->rip) & ~program_undefined_flags(p, x->rip));
+	u64 mask = ~FL_ARITH | (flags_live(a, p->bits, x->rip) & ~program_undefined_flags(p, x->rip));
 	u64 fx = x->rflags & mask, fy = y->rflags & mask;
 	bool d = false;
 
@@ -156,7 +158,7 @@ static void print_program(const struct program *p)
 		const u8 *bytes = p->code + i->at;
 		ZydisDisassembledInstruction d;
 		bool ok = ZYAN_SUCCESS(
-			ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, CODE_BASE + i->at, bytes, i->len, &d));
+			ZydisDisassembleIntel(p->bits == 64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32, CODE_BASE + i->at, bytes, i->len, &d));
 
 		if (i->removed)
 			continue;
@@ -193,20 +195,20 @@ static void cut_down(struct program *p)
 	}
 }
 
-static bool one_case(u64 n)
+static bool one_case(unsigned bits, u64 n)
 {
 	static struct program p;
 
 	rng_seed(opt.seed * 0x9e3779b97f4a7c15 ^ n);
-	program_generate(&p);
+	program_generate(&p, bits);
 	if (opt.only_case >= 0)
 		print_program(&p);
 	int r = compare(&p);
 	endless += r < 0;
 	if (r <= 0)
 		return true;
-	printf("# the interpreter and the translator differ (run %d): --seed %llu --case %llu\n", r,
-	       (unsigned long long)opt.seed, (unsigned long long)n);
+	printf("# the interpreter and the translator differ (run %d): --seed %llu --bits %u --case %llu\n", r,
+	       (unsigned long long)opt.seed, bits, (unsigned long long)n);
 	tell = true;
 	compare(&p);
 	tell = false;
@@ -242,19 +244,43 @@ static bool parse_options(int argc, char **argv)
 			opt.cases = v;
 		else if (!strcmp(argv[n], "--case"))
 			opt.only_case = (s64)v;
+		else if (!strcmp(argv[n], "--bits") && (v == 32 || v == 64))
+			opt.bits = (unsigned)v;
 		else
 			return false;
 	}
-	return argc % 2;
+	return argc % 2 && (opt.only_case < 0 || opt.bits);
 }
 
-int main(int argc, char **argv)
+/* Returns whether they agree. */
+static bool test(unsigned nr, unsigned bits)
 {
 	unsigned failed = 0;
 	u64 n = 0;
 
+	memset(ended, 0, sizeof(ended));
+	endless = 0;
+	if (opt.only_case >= 0)
+		failed = !one_case(bits, (u64)opt.only_case);
+	else
+		while (n < opt.cases && failed < 5)
+			failed += !one_case(bits, n++);
+	printf("# seed %llu; ended by", (unsigned long long)opt.seed);
+	for (unsigned v = 0; v < 32; v++)
+		if (ended[v])
+			printf(" vector %u: %llu;", v, (unsigned long long)ended[v]);
+	printf(" no end: %u\n", endless);
+	printf("%sok %u - random sequences of %u-bit code: %llu\n", failed ? "not " : "", nr, bits, (unsigned long long)n);
+	return !failed;
+}
+
+int main(int argc, char **argv)
+{
+	unsigned nr = 0;
+	bool ok = true;
+
 	if (!parse_options(argc, argv)) {
-		fprintf(stderr, "usage: %s [--seed N] [--cases N] [--case N]\n", argv[0]);
+		fprintf(stderr, "usage: %s [--seed N] [--cases N] [--case N --bits 32|64]\n", argv[0]);
 		return 2;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -262,16 +288,9 @@ int main(int argc, char **argv)
 		return 1;
 	data_init();
 	set_timer();
-	if (opt.only_case >= 0)
-		failed = !one_case((u64)opt.only_case);
-	else
-		while (n < opt.cases && failed < 5)
-			failed += !one_case(n++);
-	printf("# seed %llu; ended by", (unsigned long long)opt.seed);
-	for (unsigned v = 0; v < 32; v++)
-		if (ended[v])
-			printf(" vector %u: %llu;", v, (unsigned long long)ended[v]);
-	printf(" no end: %u\n", endless);
-	printf("%sok 1 - random sequences: %llu\n1..1\n", failed ? "not " : "", (unsigned long long)n);
-	return failed != 0;
+	for (unsigned bits = 64; bits >= 32; bits /= 2)
+		if (!opt.bits || opt.bits == bits)
+			ok &= test(++nr, bits);
+	printf("1..%u\n", nr);
+	return !ok;
 }
