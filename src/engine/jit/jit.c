@@ -232,8 +232,7 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 	return b;
 }
 
-/* Executes @b. Returns the link it was left by, or NULL. */
-static struct jit_link *jit_enter(struct jit *j, const struct jit_block *b)
+struct jit_link *jit_block_run(struct jit *j, const struct jit_block *b)
 {
 	jit_flags_from_cpu(j);
 	j->host_mxcsr = _mm_getcsr();
@@ -249,19 +248,12 @@ static struct jit_link *jit_enter(struct jit *j, const struct jit_block *b)
 	return link;
 }
 
-struct jit_block *jit_block_at(struct jit *j)
+struct jit_block *jit_block_at(struct jit *j, struct jit_link **link)
 {
-	struct jit_link *none = NULL;
-
 	jit_sync(j);
 	if (j->mode == JIT_MODE_NONE || j->off)
 		return NULL;
-	return jit_get(j, &none);
-}
-
-void jit_block_run(struct jit *j, const struct jit_block *b)
-{
-	jit_enter(j, b);
+	return jit_get(j, link);
 }
 
 static enum exit_reason jit_blocks(struct cpu *c)
@@ -298,7 +290,7 @@ static enum exit_reason jit_blocks(struct cpu *c)
 			jit_link_set(link, b);
 			j->stat.links++;
 		}
-		link = jit_enter(j, b);
+		link = jit_block_run(j, b);
 	}
 }
 

@@ -192,11 +192,13 @@ static inline u64 jit_cut(const struct jit_block *b, u64 rip)
 void jit_sync(struct jit *j);
 
 /*
- * For who looks at each block (engine/lockstep), with jit.alone set. jit_block_at(): what is to be executed at cpu->rip,
- * NULL: it is the interpreter's. jit_block_run() executes it: to cpu->rip, or out of it through cpu->unwind.
+ * For who looks at each block (engine/lockstep), with jit.alone set: no block leads to another but by a link that the
+ * caller has set. jit_block_at(): what is to be executed at cpu->rip, NULL: it is the interpreter's. jit_block_run()
+ * executes it: to cpu->rip, or out of it through cpu->unwind. Returns the link it was left by, or NULL; jit_block_at()
+ * clears *@link when that is gone.
  */
-struct jit_block *jit_block_at(struct jit *j);
-void jit_block_run(struct jit *j, const struct jit_block *b);
+struct jit_block *jit_block_at(struct jit *j, struct jit_link **link);
+struct jit_link *jit_block_run(struct jit *j, const struct jit_block *b);
 /* x86_ops.run around @blocks: see loop_run(). */
 enum exit_reason jit_run_blocks(struct cpu *c, enum exit_reason (*blocks)(struct cpu *c));
 

@@ -13,6 +13,7 @@
 #include "engine/x86_ops.h"
 
 #define SEEN_BITS 16
+#define CHAIN_MAX 4
 #define RARELY 64 /* blocks seen often are compared once in so many executions */
 
 struct lockstep {
@@ -21,7 +22,9 @@ struct lockstep {
 	const struct jit_block *block;
 	enum ending end;     /* of the first run */
 	u64 undefined;       /* flags, as the interpreter goes */
+	bool random;         /* the interpreter has executed RDRAND or RDSEED */
 	bool equal;
+	struct jit_link *link; /* by which the first run was left */
 	struct report now, best; /* best: of those places where the interpreter might have stopped, the most alike */
 	unsigned often;      /* 0: always */
 	u32 *seen;           /* executions, by a hash of RIP */
@@ -68,31 +71,26 @@ static void state_back(struct cpu *c, const struct lockstep_state *s)
 
 static void run_jit(struct cpu *c)
 {
-	jit_block_run(jit_of(c), lockstep_of(c)->block);
+	struct lockstep *l = lockstep_of(c);
+
+	l->link = jit_block_run(jit_of(c), l->block);
 }
 
-static void note_undefined(struct lockstep *l, const struct insn *i)
+static void note_insn(struct lockstep *l, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 
+	l->random |= r->sem == &sem_rdrand || r->sem == &sem_rdseed;
 	l->undefined = (l->undefined & ~(u64)r->flags_written) | r->flags_undefined;
 }
 
-/*
- * Arithmetic flags that the translator need not have at cpu->rip, where it has left its block before the end (code has
- * changed, somebody wants to look): those that the rest of the block overwrites before it reads them.
- */
-static u64 flags_dead(const struct lockstep *l, const struct cpu *c)
+/* Arithmetic flags that instructions @i, @n of them, overwrite before they read them. */
+static u64 overwritten(const struct insn *i, unsigned n)
 {
-	const struct jit_block *b = l->block;
-	u64 rip = l->before.cpu.rip;
 	u16 live = 0, dead = 0;
-	unsigned n = 0;
 
-	while (n < b->nr && rip != c->rip)
-		rip += b->insns[n++].len;
-	for (; n < b->nr && !block_ends_at(&b->insns[n]); n++) {
-		const struct insn_row *r = &insn_rows[b->insns[n].row];
+	for (; n && !block_ends_at(i); i++, n--) {
+		const struct insn_row *r = &insn_rows[i->row];
 		bool stack = r->sem == &sem_push_e || r->sem == &sem_push_i || r->sem == &sem_pop_r || r->sem == &sem_leave;
 
 		if (r->class_ != CLASS_COPY && !stack)
@@ -101,6 +99,26 @@ static u64 flags_dead(const struct lockstep *l, const struct cpu *c)
 		dead |= (r->flags_written | r->flags_undefined) & ~live & FL_ARITH;
 	}
 	return dead;
+}
+
+/*
+ * Arithmetic flags that the translator need not have at cpu->rip, where it has left a block before the end (code has
+ * changed, somebody wants to look): in the block that it began with, as that was, or in one behind it.
+ */
+static u64 flags_dead(const struct lockstep *l, struct cpu *c)
+{
+	const struct jit_block *b = l->block;
+	u64 rip = l->before.cpu.rip;
+	unsigned n = 0;
+
+	while (n < b->nr && rip != c->rip)
+		rip += b->insns[n++].len;
+	if (n < b->nr)
+		return overwritten(&b->insns[n], b->nr - n);
+	if (l->link || c->code_bits != 64 || tlb_at(c, c->rip)->tag_x != (c->rip & PAGE_MASK))
+		return 0;
+	const struct block *next = block_get(c->engine, c);
+	return overwritten(next->insns, next->nr);
 }
 
 /* True: this is where the translator stopped, and all is equal. */
@@ -140,9 +158,10 @@ static bool step(struct cpu *c, const struct insn *i, const u8 *code, bool ends)
 static void run_interp(struct cpu *c)
 {
 	struct lockstep *l = lockstep_of(c);
-	unsigned left = l->block->nr + UNDO_PAGES_ENOUGH;
+	unsigned left = CHAIN_MAX * JIT_INSNS_MAX + UNDO_PAGES_ENOUGH;
 
 	l->undefined = 0;
+	l->random = false;
 	l->equal = is_there(l, c);
 	while (!l->equal && left) {
 		const struct block *b = block_get(c->engine, c);
@@ -150,7 +169,7 @@ static void run_interp(struct cpu *c)
 
 		for (unsigned n = 0; n < b->nr && !l->equal && !stale && left; n++, left--) {
 			stale = step(c, &b->insns[n], b->code, b->ends && n + 1 == b->nr);
-			note_undefined(l, &b->insns[n]);
+			note_insn(l, &b->insns[n]);
 			l->equal = is_there(l, c);
 		}
 	}
@@ -186,7 +205,7 @@ static void report(const struct lockstep *l, const struct cpu *c, enum ending en
 			len += (size_t)snprintf(hex + len, sizeof(hex) - len, "%02x", b->bytes[at + k]);
 		len += (size_t)snprintf(hex + len, sizeof(hex) - len, "%s", n + 1 < b->nr ? " " : "");
 	}
-	log_error("lockstep: the engines differ after the block at %#llx, mode %d, CPL %d", (unsigned long long)l->before.cpu.rip,
+	log_error("lockstep: the engines differ after the block, or others linked to it, at %#llx, mode %d, CPL %d", (unsigned long long)l->before.cpu.rip,
 		  l->before.cpu.mode, l->before.cpu.cpl);
 	log_error("lockstep: code %s", hex);
 	log_error("lockstep: jit came to %s at %#llx, interp to %s at %#llx", name[l->end],
@@ -195,16 +214,6 @@ static void report(const struct lockstep *l, const struct cpu *c, enum ending en
 		next = strchr(line, '\n') + 1;
 		log_error("lockstep: %.*s", (int)(next - line - 1), line);
 	}
-}
-
-static bool random_numbers(const struct jit_block *b)
-{
-	for (unsigned n = 0; n < b->nr; n++) {
-		const struct sem *s = insn_rows[b->insns[n].row].sem;
-		if (s == &sem_rdrand || s == &sem_rdseed)
-			return true;
-	}
-	return false;
 }
 
 /* False: the engines differ. */
@@ -229,7 +238,7 @@ static bool run_both(struct lockstep *l, struct cpu *c, enum ending *end)
 		l->equal = !l->best.differences;
 	}
 	/* A string instruction, or a block, that was kicked out of in one run only. */
-	if (!l->equal && (cpu_must_stop(c) || random_numbers(l->block))) {
+	if (!l->equal && (cpu_must_stop(c) || l->random)) {
 		l->skipped++;
 		return true;
 	}
@@ -265,30 +274,48 @@ static bool to_be_compared(struct lockstep *l, u64 rip)
 	return n < l->often || n % RARELY == 0;
 }
 
+/* Which blocks may lead to which: chains of up to CHAIN_MAX, no loops. */
+static unsigned rank(u64 rip)
+{
+	return (rip ^ rip >> 4 ^ rip >> 7) % CHAIN_MAX;
+}
+
+static void link_to(struct lockstep *l, struct jit_block *b, u64 rip)
+{
+	struct jit_link *k = l->link;
+
+	if (k && k->rip == rip && !k->from->dead && !k->to && rank(k->from->rip) < rank(rip))
+		jit_link_set(k, b);
+	l->link = NULL;
+}
+
 static enum exit_reason lockstep_blocks(struct cpu *c)
 {
 	struct lockstep *l = lockstep_of(c);
 	struct jit *j = jit_of(c);
 	enum exit_reason reason;
 
-	for (;;) {
+	for (l->link = NULL;;) {
 		hub_written(j);
 		hub_read(j);
 		if (unlikely(loop_attention(c))) {
+			l->link = NULL;
 			if (loop_attend(c, &reason))
 				return reason;
 			continue;
 		}
-		struct jit_block *b = jit_block_at(j);
+		struct jit_block *b = jit_block_at(j, &l->link);
 		if (!b) {
+			l->link = NULL;
 			const struct block *i = block_get(&j->bc, c);
 			loop_exec(c, i, i->nr);
 			c->code_page = 0;
 			l->skipped++;
 			continue;
 		}
+		link_to(l, b, c->rip);
 		if (!to_be_compared(l, c->rip)) {
-			jit_block_run(j, b);
+			l->link = jit_block_run(j, b);
 			continue;
 		}
 		l->block = b;
