@@ -91,10 +91,7 @@ static u64 overwritten(const struct insn *i, unsigned n)
 
 	for (; n && !block_ends_at(i); i++, n--) {
 		const struct insn_row *r = &insn_rows[i->row];
-		bool stack = r->sem == &sem_push_e || r->sem == &sem_push_i || r->sem == &sem_pop_r || r->sem == &sem_leave;
 
-		if (r->class_ != CLASS_COPY && !stack)
-			break;
 		live |= r->flags_read & ~dead;
 		dead |= (r->flags_written | r->flags_undefined) & ~live & FL_ARITH;
 	}
@@ -103,7 +100,7 @@ static u64 overwritten(const struct insn *i, unsigned n)
 
 /*
  * Arithmetic flags that the translator need not have at cpu->rip, where it has left a block before the end (code has
- * changed, somebody wants to look): in the block that it began with, as that was, or in one behind it.
+ * changed, somebody wants to look, a window misses): in the block that it began with, as that was, or in one behind it.
  */
 static u64 flags_dead(const struct lockstep *l, struct cpu *c)
 {
@@ -115,7 +112,8 @@ static u64 flags_dead(const struct lockstep *l, struct cpu *c)
 		rip += b->insns[n++].len;
 	if (n < b->nr)
 		return overwritten(&b->insns[n], b->nr - n);
-	if (l->link || c->code_bits != 64 || tlb_at(c, c->rip)->tag_x != (c->rip & PAGE_MASK))
+	bool at_end = l->link && !l->link->no_windows;
+	if (at_end || c->code_bits != 64 || tlb_at(c, c->rip)->tag_x != (c->rip & PAGE_MASK))
 		return 0;
 	const struct block *next = block_get(c->engine, c);
 	return overwritten(next->insns, next->nr);
