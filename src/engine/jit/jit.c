@@ -166,7 +166,7 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	jit_flags_from_cpu(j);
 	jit_sync(j);
 	mxcsr_from_cpu(j);
-	bool leave = c->smc || site->span || block_ends_at(site->insn) || loop_attention(c);
+	bool leave = c->smc || site->span || site->leave || block_ends_at(site->insn) || loop_attention(c);
 	if (!block_ends_at(site->insn))
 		c->rip = jit_cut(site->block, site->rip + site->insn->len);
 	c->smc = false;

@@ -43,6 +43,7 @@ struct jit_site {
 	u8 size, seg, acc;
 	u16 first, span;  /* a check for several accesses: where among them this one is, and their bytes */
 	u8 span_acc;
+	bool leave;       /* once C has executed the instruction: the block is not whole behind it */
 };
 
 /* A direct exit of a block to a known guest address in the same page. */

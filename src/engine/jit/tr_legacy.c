@@ -14,27 +14,38 @@ bool tr_moffs(struct tr *t, unsigned n, const struct insn *i)
 
 	if (!tr_can_address(t, i))
 		return false;
-	tr_flags_to_slot(t, tr_flags_needed(t, n));
-	struct slow_path *s = tr_emit_operand(t, i);
+	tr_keep_s0(t);
+	if (tr_check_needed(t, i, AT_OPERAND))
+		tr_flags_to_slot(t, tr_flags_needed(t, n));
+	struct slow_path *s = tr_emit_operand_disp(t, i);
 	if (i->opsize == 2)
 		emit8(t->e, 0x66);
-	emit_rm_disp(t->e, i->opsize == 8, (store ? 0x88 : 0x8a) | !byte, H_RAX, S0, 0);
+	emit_rm_disp(t->e, i->opsize == 8, (store ? 0x88 : 0x8a) | !byte, H_RAX, S0, t->disp);
 	tr_slow_done(t, s);
 	return true;
 }
 
-/* The value waits in memory while the place for it is looked up. */
+/* The value waits in memory while the place for it is looked up, if that has to be. */
 bool tr_push_mem(struct tr *t, unsigned n, const struct insn *i)
 {
 	if (i->opsize != t->word || !tr_can_address(t, i))
 		return false;
-	tr_flags_to_slot(t, tr_flags_needed(t, n));
-	struct slow_path *from = tr_emit_operand(t, i);
-	emit_rm_disp(t->e, tr_w(t), 0x8b, S0, S0, 0);
-	emit_store_abs(t->e, S0, &t->j->target);
+	bool check = tr_check_needed(t, i, AT_STACK);
+	tr_keep_s0(t);
+	if (check || tr_check_needed(t, i, AT_OPERAND))
+		tr_flags_to_slot(t, tr_flags_needed(t, n));
+	struct slow_path *from = tr_emit_operand_disp(t, i);
+	emit_rm_disp(t->e, tr_w(t), 0x8b, S1, S0, t->disp);
+	check = tr_check_needed(t, i, AT_STACK); /* the operand's may have been one for both */
+	if (check)
+		emit_store_abs(t->e, S1, &t->j->target);
 	struct slow_path *to = tr_emit_stack(t, i, -t->word, ACC_WRITE);
-	emit_load_abs(t->e, S1, &t->j->target);
-	emit_rm_disp(t->e, tr_w(t), 0x89, S1, S0, 0);
+	if (check)
+		emit_load_abs(t->e, S1, &t->j->target);
+	emit_rm_disp(t->e, tr_w(t), 0x89, S1, S0, t->disp);
+	/* Later accesses rely on a check that C, executing all of this for the operand's sake, would have passed by. */
+	if (from && from->site && to && to->window)
+		from->site->leave = true;
 	tr_emit_rsp_add(t, -t->word);
 	tr_slow_done(t, from);
 	tr_slow_done(t, to);

@@ -194,8 +194,8 @@ static bool follow_stack(struct tr *t, struct follow *f, unsigned n)
 
 	if (i->opsize != w)
 		return false;
-	if ((sem == &sem_push_e && !i->is_mem) || sem == &sem_push_i || sem == &sem_call_j || sem == &sem_call_e) {
-		if (sem == &sem_call_e)
+	if (sem == &sem_push_e || sem == &sem_push_i || sem == &sem_call_j || sem == &sem_call_e) {
+		if (sem == &sem_push_e || sem == &sem_call_e)
 			note_operand(t, f, n);
 		note_stack(t, f, n, RSP, -w, ACC_WRITE);
 		f->gpr[RSP] = plus(f->gpr[RSP], -w);
