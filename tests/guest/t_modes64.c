@@ -69,6 +69,9 @@ asm(".text\n"
     "user_compat: movl $0x11112222, %eax; incl %eax; .byte 0x40; pushl %eax; popl %ebx; movl %esp, %esi; int $0x80\n"
     "user_wrap: movl $0xffffffff, %ebx; movb 0x9(%ebx), %al; int $0x80\n"
     "user_push32: movl $0x80000010, %esp; pushl $1; int $0x80\n"
+    "user_loop32: movl $0x70, %eax; movl %eax, %gs; xorl %edx, %edx; movl $100, %ecx\n"
+    "1: addl %gs:8(%edi,%ecx,4), %edx; pushl %edx; popl %eax; decl %ecx; jnz 1b; call 2f; int $0x80\n"
+    "2: popl %esi; pushl %esi; movb %cl, %ah; ret\n"
     "user_to64: ljmp $" STR(USER_CODE64) ", $user_int\n"
     "user_syscall32: syscall; int $0x80\n"
     "user_callgate32: lcall $0x63, $0; int $0x80\n"
@@ -93,6 +96,32 @@ asm(".text\n"
     ".bss\n.skip 256\nring0_top:\n.text\n");
 extern u8 gate_target[], syscall_target[], syscall_target32[], user_syscall_end[], user_int[], user_compat[];
 
+/* A loop over memory with a base, as 32-bit programs have it; what 64-bit code left in R8 to R15 stays. */
+static void test_compat_loop(void)
+{
+	static u32 table[128];
+	u32 sum = 0;
+
+	for (u32 n = 0; n < 128; n++)
+		table[n] = n * 0x01010101 + 7;
+	for (u32 n = 1; n <= 100; n++)
+		sum += table[n + 2];
+	gdt[0x70 / 8] = 0x00cff2000000ffff | ((u64)table & 0xffffff) << 16 | ((u64)table >> 24 & 0xff) << 56;
+	asm volatile("movw %w0, %%es" : : "r"(USER_DATA));
+	/* The loop's end leads to 1:, where the compiler's registers come back. */
+	EXPECT("leaq 1f(%%rip), %%r11; movq %%r11, trap_resume; movq %%rsi, saw; movq %%rdi, saw+8; movq %%r8, saw+16\n"
+	       "movq %%r13, saw+24; movq %%r15, saw+32\n"
+	       "pushq $" STR(USER_DATA) "; pushq $user_stack + 4096; pushq $0x202; pushq $" STR(USER_CODE32) "\n"
+	       "movabsq $0x123456789abcdef0, %%r8; movq %%r8, %%r15; movq %%r8, %%r13; xorl %%edi, %%edi\n"
+	       "pushq $user_loop32; iretq\n"
+	       "1: movq saw, %%rsi; movq saw+8, %%rdi; movq saw+16, %%r8; movq saw+24, %%r13; movq saw+32, %%r15");
+	check_eq(trap_last.vector, 0x80, "compatibility mode: a loop");
+	check_eq(trap_last.frame.rdx, sum, "... through GS with a base");
+	check_eq(trap_last.frame.rax, (sum & 0xffff00ff), "... the stack and AH");
+	check(trap_last.frame.r8 == 0x123456789abcdef0 && trap_last.frame.r13 == trap_last.frame.r8 &&
+	      trap_last.frame.r15 == trap_last.frame.r8, "... R8 to R15 stay");
+}
+
 static void test_compat(void)
 {
 	RUN("user_int", USER_CODE64);
@@ -110,7 +139,8 @@ static void test_compat(void)
 	check_eq(trap_last.vector, 0x80, "compatibility mode: addresses wrap at 4 GiB");
 	RUN("user_push32", USER_CODE32);
 	check(trap_last.vector == 0x80 && trap_last.frame.rsp == 0x8000000c, "compatibility mode: 32-bit stack");
-	asm volatile("movw %w0, %%ds" : : "r"(0));
+	test_compat_loop();
+	asm volatile("movw %w0, %%ds; movw %w0, %%es; movw %w0, %%gs" : : "r"(0));
 	RUN("user_to64", USER_CODE32);
 	check(trap_last.vector == 0x80 && trap_last.frame.cs == USER_CODE64, "a far jump into 64-bit code");
 }
