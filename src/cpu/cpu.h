@@ -15,7 +15,7 @@
 #include "base/types.h"
 #include "cpu/gpa.h"
 
-/* --- Names and numbers of the SDM ------------------------------------------------------------- */
+/* --- Names and numbers of the SDM ------------------------------------------------------------------------------- */
 
 enum gpr { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
 
@@ -97,7 +97,7 @@ enum vector {
 #define PF_I BIT(4)
 #define PF_PK BIT(5)
 
-/* --- Parts ------------------------------------------------------------------------------------- */
+/* --- Parts ------------------------------------------------------------------------------------------------------ */
 
 /* A segment register with its hidden part; the fields of struct kvm_segment. @limit is in bytes, G applied. */
 struct segment {
@@ -246,7 +246,7 @@ struct cpu;
 
 /* Told of what changes outside of struct cpu, before it does, by who wants to undo it (engine/lockstep). */
 struct cpu_journal {
-	/* The page at @host is about to be written: the first time since its TLB entry was filled, later writes are not told. */
+	/* The page at @host is about to be written. Writes through the TLB entry that is filled now are not told. */
 	void (*page)(struct cpu *c, const u8 *host);
 	/* Entry @i of array @idx of the TLB is about to be filled. */
 	void (*tlb_entry)(struct cpu *c, unsigned idx, unsigned i);

@@ -15,8 +15,9 @@ static void boot_is_the_same(void **state)
 {
 	const char *dir = getenv("ANYKVM_GUEST") ? getenv("ANYKVM_GUEST") : "build/guest";
 	char kernel[512], initrd[512];
-	const char *const argv[] = {"run", "--accel", "soft", "--engine", "lockstep", "--kernel", kernel, "--initrd", initrd,
-				    "--mem", "512M", NULL};
+	const char *const argv[] = {
+		"run", "--accel", "soft", "--engine", "lockstep", "--kernel", kernel, "--initrd", initrd, "--mem", "512M", NULL,
+	};
 	struct session s;
 
 	snprintf(kernel, sizeof(kernel), "%s/vmlinuz", dir);

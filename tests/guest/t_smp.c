@@ -112,7 +112,7 @@ static void test_atomics(void)
 	check_eq(bits_taken, 4 * ROUNDS, "LOCK BTS and BTR");
 }
 
-/* --- IPIs --------------------------------------------------------------------------------------------------------- */
+/* --- IPIs ------------------------------------------------------------------------------------------------------- */
 
 static volatile u32 pings[4], apic_ids[4];
 
@@ -177,7 +177,7 @@ static void test_ping(void)
 	check_eq(pings[0], 1, "all including self");
 }
 
-/* --- TLB shootdown ------------------------------------------------------------------------------------------------ */
+/* --- TLB shootdown ---------------------------------------------------------------------------------------------- */
 
 static volatile u32 shot, shooting, bad_reads, reader_rounds;
 
@@ -229,7 +229,7 @@ static void test_shootdown(void)
 	check_eq(bad_reads, 0, "TLB shootdown: no stale page after the acknowledgement");
 }
 
-/* --- Cross-modifying code ----------------------------------------------------------------------------------------- */
+/* --- Cross-modifying code --------------------------------------------------------------------------------------- */
 
 /* movl $imm32, %eax; ret: the immediate is aligned and written whole. Readers serialize with CPUID. */
 static u8 patched[16] __attribute__((aligned(16)));
@@ -359,8 +359,8 @@ static void test_poke(void)
 }
 
 /* Counters in a page whose code everyone executes: all writes there are looked at by the engine. */
-asm(".text\n.balign 4096\nbeside_code: lock incl beside_count(%rip); movl $1, %eax; lock xaddl %eax, beside_count+4(%rip)\n"
-    "lock incl beside_count+11(%rip); ret\n.balign 64\nbeside_count: .skip 64\n.balign 4096\n");
+asm(".text\n.balign 4096\nbeside_code: lock incl beside_count(%rip); movl $1, %eax\n"
+    "lock xaddl %eax, beside_count+4(%rip); lock incl beside_count+11(%rip); ret\n.balign 64\nbeside_count: .skip 64\n.balign 4096\n");
 extern volatile u8 beside_count[];
 
 static void do_beside_code(int cpu)
@@ -378,7 +378,7 @@ static void test_beside_code(void)
 	      *(volatile u32 *)(beside_count + 11) == 4 * ROUNDS, "atomics in a page of code");
 }
 
-/* --- Memory order ------------------------------------------------------------------------------------------------- */
+/* --- Memory order ----------------------------------------------------------------------------------------------- */
 
 static volatile u32 sb_x __attribute__((aligned(64))), sb_y __attribute__((aligned(64)));
 static volatile u32 sb_r[2] __attribute__((aligned(64)));
@@ -439,7 +439,7 @@ static void test_order(void)
 	check_eq(mp_bad, 0, "message passing: stores are seen in order");
 }
 
-/* --- NMI to a halted processor, INIT again ------------------------------------------------------------------------ */
+/* --- NMI to a halted processor, INIT again ---------------------------------------------------------------------- */
 
 static volatile u32 nmis;
 

@@ -27,7 +27,7 @@ static void number(struct report *r, const char *name, u64 jit, u64 interp)
 		say(r, "  %-14s jit %#llx, interp %#llx\n", name, (unsigned long long)jit, (unsigned long long)interp);
 }
 
-/* --- Registers ----------------------------------------------------------------------------------------------------- */
+/* --- Registers -------------------------------------------------------------------------------------------------- */
 
 static const struct {
 	const char *name;
@@ -63,8 +63,8 @@ static void compare_segments(const struct cpu *a, const struct cpu *b, struct re
 
 		number(r, name[n], s->selector, t->selector);
 		if (s->base != t->base || s->limit != t->limit)
-			say(r, "  %-14s jit base %#llx limit %#x, interp %#llx %#x\n", name[n], (unsigned long long)s->base,
-			    s->limit, (unsigned long long)t->base, t->limit);
+			say(r, "  %-14s jit base %#llx limit %#x, interp %#llx %#x\n", name[n],
+			    (unsigned long long)s->base, s->limit, (unsigned long long)t->base, t->limit);
 		if (memcmp((const u8 *)s + attributes, (const u8 *)t + attributes, end - attributes))
 			say(r, "  %-14s attributes\n", name[n]);
 	}
@@ -78,7 +78,8 @@ static void bytes(struct report *r, const char *what, unsigned n, const u8 *jit,
 		memcpy(&x, jit + at, 8);
 		memcpy(&y, interp + at, 8);
 		if (x != y)
-			say(r, "  %s%u+%-6u jit %#llx, interp %#llx\n", what, n, at, (unsigned long long)x, (unsigned long long)y);
+			say(r, "  %s%u+%-6u jit %#llx, interp %#llx\n", what, n, at, (unsigned long long)x,
+			    (unsigned long long)y);
 	}
 }
 
@@ -96,7 +97,8 @@ static void compare_fpu(const struct fpu_state *a, const struct fpu_state *b, st
 	bytes(r, "st", 0, a->x87 + X87_REGS, b->x87 + X87_REGS, X87_REGS_END - X87_REGS);
 }
 
-static void compare_registers(const struct lockstep_state *first, const struct cpu *b, u64 flags_ignored, struct report *r)
+static void compare_registers(const struct lockstep_state *first, const struct cpu *b, u64 flags_ignored,
+			      struct report *r)
 {
 	static const char *const gpr[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 					  "r8",	 "r9",	"r10", "r11", "r12", "r13", "r14", "r15"};
@@ -115,7 +117,7 @@ static void compare_registers(const struct lockstep_state *first, const struct c
 			    (unsigned long long)b->msr[n]);
 }
 
-/* --- What it ended with ---------------------------------------------------------------------------------------------- */
+/* --- What it ended with ----------------------------------------------------------------------------------------- */
 
 static void compare_fault(const struct event *a, const struct event *b, struct report *r)
 {
@@ -140,7 +142,7 @@ static void compare_exit(const struct cpu *a, const struct cpu *b, struct report
 	number(r, "io data", x->data, y->data);
 }
 
-/* --- Memory ------------------------------------------------------------------------------------------------------------ */
+/* --- Memory ----------------------------------------------------------------------------------------------------- */
 
 static u64 gpa_of(const struct cpu *c, const u8 *host)
 {
@@ -163,8 +165,9 @@ static void compare_page(const struct cpu *c, const struct undo_page *p, struct 
 		memcpy(&x, p->first + at, 8);
 		memcpy(&y, p->host + at, 8);
 		if (x != y)
-			say(r, "  gpa %#llx jit %#llx, interp %#llx, before %#llx\n", (unsigned long long)gpa_of(c, p->host + at),
-			    (unsigned long long)x, (unsigned long long)y, (unsigned long long)was);
+			say(r, "  gpa %#llx jit %#llx, interp %#llx, before %#llx\n",
+			    (unsigned long long)gpa_of(c, p->host + at), (unsigned long long)x, (unsigned long long)y,
+			    (unsigned long long)was);
 	}
 }
 

@@ -41,7 +41,7 @@ static struct lockstep *lockstep_of(const struct cpu *c)
 	return (struct lockstep *)c->journal;
 }
 
-/* --- State ----------------------------------------------------------------------------------------------------------- */
+/* --- State ------------------------------------------------------------------------------------------------------ */
 
 /* All but cpu->request, which belongs to other threads. */
 static void cpu_copy(struct cpu *to, const struct cpu *from)
@@ -67,7 +67,7 @@ static void state_back(struct cpu *c, const struct lockstep_state *s)
 	c->exec_gen = gen;
 }
 
-/* --- The two runs ------------------------------------------------------------------------------------------------------ */
+/* --- The two runs ----------------------------------------------------------------------------------------------- */
 
 static void run_jit(struct cpu *c)
 {
@@ -203,8 +203,8 @@ static void report(const struct lockstep *l, const struct cpu *c, enum ending en
 			len += (size_t)snprintf(hex + len, sizeof(hex) - len, "%02x", b->bytes[at + k]);
 		len += (size_t)snprintf(hex + len, sizeof(hex) - len, "%s", n + 1 < b->nr ? " " : "");
 	}
-	log_error("lockstep: the engines differ after the block, or others linked to it, at %#llx, mode %d, CPL %d", (unsigned long long)l->before.cpu.rip,
-		  l->before.cpu.mode, l->before.cpu.cpl);
+	log_error("lockstep: the engines differ after the block, or others linked to it, at %#llx, mode %d, CPL %d",
+		  (unsigned long long)l->before.cpu.rip, l->before.cpu.mode, l->before.cpu.cpl);
 	log_error("lockstep: code %s", hex);
 	log_error("lockstep: jit came to %s at %#llx, interp to %s at %#llx", name[l->end],
 		  (unsigned long long)l->first.cpu.rip, name[end], (unsigned long long)c->rip);
@@ -262,10 +262,26 @@ static enum ending compare_block(struct lockstep *l, struct cpu *c)
 	cpu_exit(c, EXIT_ENGINE_ERROR);
 }
 
-/* --- The run loop -------------------------------------------------------------------------------------------------------- */
+/* --- The run loop ----------------------------------------------------------------------------------------------- */
 
-static bool to_be_compared(struct lockstep *l, u64 rip)
+static unsigned clock_reads(const struct jit_block *b)
 {
+	unsigned nr = 0;
+
+	for (unsigned n = 0; n < b->nr; n++) {
+		const struct sem *s = insn_rows[b->insns[n].row].sem;
+		nr += s == &sem_rdtsc || s == &sem_rdtscp;
+	}
+	return nr;
+}
+
+static bool to_be_compared(struct lockstep *l, const struct jit_block *b, u64 rip)
+{
+	/* A guest may expect its clock to move between two looks. */
+	if (clock_reads(b) > 1) {
+		l->skipped++;
+		return false;
+	}
 	if (!l->often)
 		return true;
 	u32 n = l->seen[(rip ^ rip >> SEEN_BITS) & (BIT(SEEN_BITS) - 1)]++;
@@ -282,7 +298,7 @@ static void link_to(struct lockstep *l, struct jit_block *b, u64 rip)
 {
 	struct jit_link *k = l->link;
 
-	if (k && k->rip == rip && !k->from->dead && !k->to && rank(k->from->rip) < rank(rip))
+	if (k && k->rip == rip && !k->from->dead && !k->to && rank(k->from->rip) < rank(rip) && !clock_reads(b))
 		jit_link_set(k, b);
 	l->link = NULL;
 }
@@ -312,7 +328,7 @@ static enum exit_reason lockstep_blocks(struct cpu *c)
 			continue;
 		}
 		link_to(l, b, c->rip);
-		if (!to_be_compared(l, c->rip)) {
+		if (!to_be_compared(l, b, c->rip)) {
 			l->link = jit_block_run(j, b);
 			continue;
 		}
@@ -328,7 +344,7 @@ static enum exit_reason lockstep_run(struct cpu *c)
 	return jit_run_blocks(c, lockstep_blocks);
 }
 
-/* --- The table ------------------------------------------------------------------------------------------------------------- */
+/* --- The table -------------------------------------------------------------------------------------------------- */
 
 static int lockstep_hardware_setup(void)
 {

@@ -1,11 +1,12 @@
 /*
- * Interpreter and translator in lock step, to find where they differ. Each block is run by the translator, undone
- * (undo.h), and run by the interpreter, whose result stands. Then everything a guest can see must be equal: registers,
+ * Interpreter and translator in lock step, to find where they differ. Each block, or a short chain of linked ones, is run
+ * by the translator, undone (undo.h), and run by the interpreter, whose result stands. Then everything a guest can see must be equal: registers,
  * flags, system and vector state, the fault or exit it ended with, and every page that either of them wrote.
  *
  * What is not compared: instructions that the translator leaves to the interpreter's functions one by one (loop_attend(),
  * modes without translations, instructions across pages), random numbers, flags that the SDM leaves undefined, arithmetic
- * flags at faults (docs/engine.md), and what a kick has cut short. The time stamp counter stands still within a block.
+ * flags at faults (docs/engine.md), jumps through the table of indirect targets, and what a kick has cut short. The time
+ * stamp counter stands still within a block; one that reads it twice is run once.
  */
 #ifndef ENGINE_LOCKSTEP_LOCKSTEP_H
 #define ENGINE_LOCKSTEP_LOCKSTEP_H
@@ -23,7 +24,7 @@ struct report {
 	char text[REPORT_MAX]; /* a line for each; what does not fit is left out */
 };
 
-/* The registers @c and its MSRs outside of it. */
+/* Registers. */
 struct lockstep_state {
 	struct cpu cpu;
 	u64 *msr;

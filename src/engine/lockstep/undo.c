@@ -11,7 +11,7 @@ static struct undo *undo_of(const struct cpu *c)
 	return (struct undo *)c->journal;
 }
 
-/* --- Memory ------------------------------------------------------------------------------------------------------ */
+/* --- Memory ----------------------------------------------------------------------------------------------------- */
 
 static struct undo_page *page_find(struct undo *u, const u8 *host)
 {
@@ -69,7 +69,7 @@ static void on_code_write(struct cpu *c, const struct gpa_slot *slot, u64 gpa, u
 	c->smc |= before;
 }
 
-/* --- The TLB ------------------------------------------------------------------------------------------------------- */
+/* --- The TLB ---------------------------------------------------------------------------------------------------- */
 
 static void on_tlb_entry(struct cpu *c, unsigned idx, unsigned i)
 {
@@ -129,7 +129,7 @@ static void drop_write_tags(struct undo *u, struct cpu *c)
 	u->nr_filled = 0;
 }
 
-/* --- Two runs -------------------------------------------------------------------------------------------------------- */
+/* --- Two runs --------------------------------------------------------------------------------------------------- */
 
 void undo_begin(struct undo *u, struct cpu *c)
 {
