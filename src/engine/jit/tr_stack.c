@@ -76,7 +76,7 @@ bool tr_pop(struct tr *t, unsigned n, const struct insn *i)
 	return true;
 }
 
-/* How many instructions from @n on are plain pushes (or pops) of a word in the same window. */
+/* How many instructions from @n on push a register or constant (or pop a register) in the same window. */
 static unsigned stack_run(const struct tr *t, unsigned n, bool push)
 {
 	unsigned m = 0;
@@ -87,7 +87,8 @@ static unsigned stack_run(const struct tr *t, unsigned n, bool push)
 		const struct tr_access *a = &t->access[n + m][AT_STACK];
 		bool is = push ? sem == &sem_push_e || sem == &sem_push_i : sem == &sem_pop_r;
 
-		if (!is || !a->window || a->window != t->access[n][AT_STACK].window || (sem != &sem_push_i && i->rm == RSP))
+		if (!is || i->is_mem || !a->window || a->window != t->access[n][AT_STACK].window ||
+		    (sem != &sem_push_i && i->rm == RSP))
 			break;
 	}
 	return m;
