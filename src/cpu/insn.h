@@ -161,6 +161,7 @@ enum isa {
 #define A_MASK BIT(17)     /* EVEX: opmask write masking allowed */
 #define A_BCST BIT(18)     /* EVEX.b with memory: broadcast allowed */
 #define A_ER BIT(19)       /* EVEX.b with register: rounding control / SAE allowed */
+#define A_XSTATE BIT(20)   /* reads or writes the state of x87 and vectors as a whole: FXSAVE, XSAVE and kin */
 #define A_SHADOW BIT(21)   /* blocks interrupts for one instruction */
 #define A_VSIB BIT(22)     /* memory operand with a vector index */
 #define A_NOWAIT BIT(23)   /* x87: does not check pending exceptions (FNINIT, FNSTSW, ...) */

@@ -244,14 +244,13 @@ static void operand_close(struct cpu *c, const struct insn *i, const struct thun
 /* --- Execution ----------------------------------------------------------------------------------------------- */
 
 /* Last instruction, its operand and its opcode (SDM vol. 1, 8.1.8). Selectors are not kept, as on newer processors. */
-static void x87_note(struct cpu *c, const struct insn *i)
+static void x87_note(struct cpu *c, const struct insn *i, u64 fdp)
 {
 	fx_put16(c->fpu.x87, FX_FOP, (u16)((i->opcode & 7) << 8 | i->modrm));
 	memcpy(c->fpu.x87 + FX_FIP, &c->rip, 8);
-	if (i->is_mem) {
-		u64 ea = insn_ea(c, i);
-		memcpy(c->fpu.x87 + FX_FDP, &ea, 8);
-	}
+	if (i->is_mem)
+		fdp = insn_ea(c, i);
+	memcpy(c->fpu.x87 + FX_FDP, &fdp, 8);
 }
 
 /* Registers only, and nothing can happen but the result. */
@@ -297,10 +296,12 @@ static void copy_mem(struct cpu *c, const struct insn *i)
 static void run_framed(struct cpu *c, const struct insn *i, const struct thunk *t, void *mem)
 {
 	struct thunk_frame f = {.flags = c->rflags & FL_ARITH};
+	u64 fdp;
 
 	if (t->what & THUNK_MMX)
 		fpu_enter_mmx(&c->fpu);
 	f.mxcsr = c->fpu.mxcsr;
+	memcpy(&fdp, c->fpu.x87 + FX_FDP, 8); /* the host puts its own there, or nothing */
 	/* An unmasked SIMD exception leaves from here: engine/guard.c. Nothing has been stored then. */
 	t->code(c, mem, &f);
 	if (t->what & THUNK_MXCSR)
@@ -308,7 +309,7 @@ static void run_framed(struct cpu *c, const struct insn *i, const struct thunk *
 	if (t->flags_written)
 		c->rflags = (c->rflags & ~(u64)t->flags_written) | (f.flags_out & t->flags_written);
 	if (t->what & THUNK_X87)
-		x87_note(c, i);
+		x87_note(c, i, fdp);
 	c->fpu.xinuse |= t->xinuse;
 }
 

@@ -34,6 +34,8 @@ static void simd_exception(struct cpu *c, const ucontext_t *u)
 
 	if (!(mxcsr & ~(mxcsr >> 7) & MXCSR_FLAGS))
 		return;
+	if (c->host_fault)
+		c->host_fault(c, u);
 	c->fpu.mxcsr = mxcsr;
 	c->fault = (struct event){.type = EV_EXCEPTION, .vector = c->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD};
 	longjmp(*c->unwind, UNWIND_FAULT);

@@ -30,7 +30,7 @@ struct gen {
 	u16 undefined;
 	u16 carried;  /* undefined flags may be carried from block to block */
 	bool rsp_good, in_function;
-	bool vectors; /* above all */
+	bool vectors, x87; /* above all; x87: with MMX, and the C functions that look at it */
 	unsigned block, nr_blocks, nr_main;
 	u16 label[NR_BLOCKS];
 	struct fixup fixup[NR_FIXUPS];
@@ -133,7 +133,7 @@ static void place_jcc(struct gen *g, unsigned block)
 
 /* --- Instructions --------------------------------------------------------------------------------------------- */
 
-enum kind { INTEGER, VECTOR, OTHER, IN_C, NR_KIND };
+enum kind { INTEGER, VECTOR, OTHER, IN_C, FPU_IN_C, NR_KIND };
 enum { CODE32, CODE64, NR_MODE };
 static u16 rows[NR_MODE][NR_KIND][4096];
 static unsigned nr_rows[NR_MODE][NR_KIND];
@@ -167,7 +167,8 @@ static void sort_rows(void)
 {
 	for (unsigned n = 0; n < nr_insn_rows; n++) {
 		const struct insn_row *r = &insn_rows[n];
-		enum kind k = r->class_ != CLASS_COPY			 ? IN_C
+		bool fpu = r->attr & (A_X87 | A_MMX | A_XSTATE | A_SSE | A_AVX);
+		enum kind k = r->class_ != CLASS_COPY			 ? fpu ? FPU_IN_C : IN_C
 			      : r->attr & (A_X87 | A_MMX)		 ? OTHER
 			      : r->attr & (A_SSE | A_AVX | A_AVX512) ? VECTOR
 									 : INTEGER;
@@ -206,7 +207,10 @@ static bool pick_insn(const struct gen *g, struct test_case *t)
 {
 	u64 k = rng_below(100);
 	unsigned mode = g->p->bits == 64 ? CODE64 : CODE32;
-	enum kind kind = k < (g->vectors ? 20 : 55) ? INTEGER : k < 80 ? VECTOR : k < 84 ? OTHER : IN_C;
+	enum kind kind = k < (g->vectors ? 20 : 55) ? INTEGER : k < 80 ? VECTOR : k < 84 ? OTHER : k < 87 ? FPU_IN_C : IN_C;
+
+	if (g->x87)
+		kind = k < 20 ? INTEGER : k < 35 ? VECTOR : k < 80 ? OTHER : k < 94 ? FPU_IN_C : IN_C;
 
 	for (unsigned tries = 0; tries < 40; tries++) {
 		t->row = &insn_rows[rows[mode][kind][rng_below(nr_rows[mode][kind])]];
@@ -645,6 +649,7 @@ static void pick_start(struct gen *g)
 	p->in.mxcsr = rng_chance(10) ? t.in.mxcsr : 0x1f80 | (rng() & 0xe03f);
 	p->in.x87[0] |= 0x3f;
 	p->in.x87[2] &= 0x40;
+	p->in.x87[3] &= 0x7f; /* FSW.B is FSW.ES */
 	memset(native_data() + (FUEL - DATA_BASE), 0, 64);
 	memcpy(native_data() + (FUEL - DATA_BASE), &fuel, 4);
 }
@@ -663,6 +668,7 @@ void program_generate(struct program *p, unsigned bits)
 	g.at = (unsigned)rng_below(PAGE_SIZE - 256);
 	g.carried = rng() & 1 ? FL_AF : 0;
 	g.vectors = rng_chance(3);
+	g.x87 = rng_chance(3);
 	g.nr_main = 1 + (unsigned)rng_below(10);
 	g.nr_blocks = g.nr_main + 1 + (unsigned)rng_below(4);
 	pick_start(&g);

@@ -38,8 +38,9 @@ void jit_host_fault(struct cpu *c, const void *context)
 	struct jit *j = jit_of(c);
 	u64 pc = (u64)g[REG_RIP];
 
+	jit_fpu_from_signal(j, u->uc_mcontext.fpregs);
 	if (pc - (u64)j->rx >= j->code_size)
-		return; /* C code has all in struct cpu */
+		return; /* C code has all else in struct cpu */
 	for (unsigned n = 0; n < ARRAY_SIZE(greg_of); n++)
 		c->gpr[n] = (u64)g[greg_of[n]];
 	bool flags = false;

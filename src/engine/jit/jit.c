@@ -76,7 +76,8 @@ void jit_sync(struct jit *j)
 	j->vec_bad = (fpu && (c->cr4 & CR4_OSFXSR) ? 0 : VEC_SSE) |
 		     (!(c->cr0 & CR0_TS) && xsave && (c->xcr0 & avx) == avx ? 0 : VEC_AVX) |
 		     (!(c->cr0 & CR0_TS) && xsave && (c->xcr0 & avx512) == avx512 ? 0 : VEC_AVX512) |
-		     ((c->fpu.mxcsr & MXCSR_MASKS) == MXCSR_MASKS ? 0 : VEC_FP);
+		     ((c->fpu.mxcsr & MXCSR_MASKS) == MXCSR_MASKS ? 0 : VEC_FP) |
+		     (fpu && jit_x87_plain(j) ? 0 : VEC_X87) | (j->vec_bad & VEC_AWAY);
 }
 
 /*
@@ -108,6 +109,8 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 	c->insn = i;
 	c->smc = false;
 	j->stat.helpers++;
+	if (jit_uses_x87(i))
+		jit_x87_save(j);
 	i->fn(c, i);
 	hub_written(j);
 	jit_flags_from_cpu(j);
@@ -161,15 +164,22 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 		mxcsr_from_cpu(j);
 		return host - site->first;
 	}
+	u32 bad = j->vec_bad;
+	if (jit_uses_x87(site->insn))
+		jit_x87_save(j);
 	site->insn->fn(c, site->insn);
 	hub_written(j);
 	jit_flags_from_cpu(j);
 	jit_sync(j);
 	mxcsr_from_cpu(j);
-	bool leave = c->smc || site->span || site->leave || block_ends_at(site->insn) || loop_attention(c);
+	/* The rest of the block relies on what it has found ready. */
+	bool leave = (j->vec_bad & ~bad & ~(u32)VEC_AWAY) || c->smc || site->span || site->leave ||
+		     block_ends_at(site->insn) || loop_attention(c);
 	if (!block_ends_at(site->insn))
 		c->rip = jit_cut(site->block, site->rip + site->insn->len);
 	c->smc = false;
+	if (!leave && (j->vec_bad & ~bad & VEC_AWAY_X87))
+		jit_x87_load(j);
 	return leave ? JIT_SLOW_LEAVE : JIT_SLOW_SKIP;
 }
 
@@ -270,6 +280,7 @@ static enum exit_reason jit_blocks(struct cpu *c)
 			link = NULL; /* which is gone */
 		if (unlikely(loop_attention(c))) {
 			link = NULL;
+			jit_x87_save(j);
 			if (loop_attend(c, &reason))
 				return reason;
 			continue;
@@ -280,6 +291,7 @@ static enum exit_reason jit_blocks(struct cpu *c)
 			b = jit_get(j, &link);
 		if (!b) {
 			/* Rare modes, and instructions that cross a page. */
+			jit_x87_save(j);
 			const struct block *i = block_get(&j->bc, c);
 			loop_exec(c, i, i->nr);
 			c->code_page = 0;
@@ -335,6 +347,7 @@ enum exit_reason jit_run_blocks(struct cpu *c, enum exit_reason (*blocks)(struct
 	}
 	hub_enter(j);
 	enum exit_reason reason = loop_run(c, blocks);
+	jit_x87_save(j);
 	hub_leave(j);
 	j->kicked = reason == EXIT_KICK;
 	return reason;
@@ -426,6 +439,7 @@ static int jit_vcpu_create(struct cpu *c)
 	j->e = (struct emit){.p = j->rw, .rx = j->rx - j->rw};
 	j->data_p = j->data;
 	j->epoch_nr = 1;
+	j->vec_bad = VEC_AWAY;
 	j->vec_max = xsave_supported() & BIT64(6) ? 64 : xsave_supported() & BIT64(2) ? 32 : 16;
 	j->bmi2 = __builtin_cpu_supports("bmi2");
 	j->off = !(is_low(c + 1) && is_low(c->tlbs + 1) && is_low(j + 1) && is_low(j->data + JIT_DATA_SIZE));

@@ -44,6 +44,7 @@ struct jit_site {
 	u16 first, span;  /* a check for several accesses: where among them this one is, and their bytes */
 	u8 span_acc;
 	bool leave;       /* once C has executed the instruction: the block is not whole behind it */
+	u8 need;          /* VEC_* that must be clear */
 };
 
 /* A direct exit of a block to a known guest address in the same page. */
@@ -100,11 +101,21 @@ struct jit {
 	u64 epoch;             /* XORed into the keys of the jump cache: see jit_epoch() */
 	u64 exit_code;         /* why generated code returned: JIT_EXIT_* or the link */
 	u64 c_stack;           /* RSP at entry */
-	u32 vec_bad;           /* VEC_*: vector instructions that may not run now; they raise a fault, or need C */
+	u32 vec_bad;           /* VEC_*: instructions that may not run now (they raise a fault, or need C), and: */
 #define VEC_SSE BIT(0)
 #define VEC_AVX BIT(1)
 #define VEC_AVX512 BIT(2)
 #define VEC_FP BIT(3)      /* some SIMD floating-point exception is unmasked */
+#define VEC_X87 BIT(4)     /* x87 and MMX: likewise */
+#define VEC_AWAY_LOW BIT(5)  /* vector registers 0 to 15 are in cpu->fpu, not in the host's registers: see fpu.c */
+#define VEC_AWAY_HIGH BIT(6) /* 16 to 31 and the opmasks */
+#define VEC_AWAY_X87 BIT(7)
+#define VEC_AWAY (VEC_AWAY_LOW | VEC_AWAY_HIGH | VEC_AWAY_X87)
+	u32 vec_was;           /* vec_bad as the call to C under way found it */
+	u16 host_fcw;          /* C code's, while the guest's x87 is in the host's registers, and then too: */
+	u32 x87_last;          /* offset in its page and opcode of the last x87 instruction; 0: as in cpu->fpu */
+#define X87_LAST(offset, fop) (BIT(31) | (u32)(fop) << 12 | (u32)(offset))
+	u64 x87_page;          /* RIP of that page */
 	u64 seg_end[2];        /* 32-bit code: offsets in FS and GS from here on need C */
 	u32 host_mxcsr;        /* C code's, while the guest's is in force */
 	u64 window[JIT_WINDOWS]; /* host addresses of accesses to come: see tr_window.c */
@@ -146,6 +157,7 @@ struct jit {
 	/* Stubs, addresses in the executable mapping. */
 	void (*enter)(u64 code);
 	u64 stub_exit, stub_link, stub_indirect, stub_helper, stub_end_helper, stub_slow, stub_syscall, stub_sysret;
+	u64 stub_fpu_ready, stub_vec_save, stub_vec_load;
 
 	struct {
 		u64 blocks, insns, ticks, code_bytes, flushes, links, lookups, helpers, slow;
@@ -164,6 +176,27 @@ void jit_make_stubs(struct jit *j);
 
 /* tr_system.c: the stubs of SYSCALL and SYSRET. */
 void jit_make_system_stubs(struct jit *j);
+
+/* fpu.c: in stubs, RAX free: vectors to cpu->fpu; and those back that were in registers before (vec_was). */
+void jit_make_fpu_stubs(struct jit *j);
+void jit_emit_vec_save(struct jit *j);
+void jit_emit_vec_load(struct jit *j);
+/* @i looks at x87 or MMX state. */
+bool jit_uses_x87(const struct insn *i);
+/* All x87 exceptions are masked and none is pending. */
+bool jit_x87_plain(const struct jit *j);
+/* x87 from cpu->fpu, and to it. Vectors must be in cpu->fpu. */
+void jit_x87_load(struct jit *j);
+void jit_x87_save_slow(struct jit *j);
+static inline void jit_x87_save(struct jit *j)
+{
+	if (unlikely(!(j->vec_bad & VEC_AWAY_X87)))
+		jit_x87_save_slow(j);
+}
+/* Everything that was in registers, from the FPU state in a signal's frame. */
+void jit_fpu_from_signal(struct jit *j, const void *fpregs);
+/* Called from generated code: makes ready what the site needs. 0: C must execute the instruction. */
+u64 jit_fpu_ready(struct jit *j, const struct jit_site *site);
 
 /* translate.c: makes the block at cpu->rip, whose code is at @p. NULL: the caches are full. */
 struct jit_block *jit_translate(struct jit *j, const u8 *p);

@@ -10,6 +10,7 @@ static void emit_guest_out(struct jit *j)
 	for (unsigned n = 0; n < ARRAY_SIZE(same); n++)
 		emit_store_abs(&j->e, same[n], &j->cpu->gpr[same[n]]);
 	emit_store_abs(&j->e, H_GUEST_RSP, &j->cpu->gpr[RSP]);
+	jit_emit_vec_save(j);
 }
 
 static void emit_guest_in(struct jit *j)
@@ -148,6 +149,32 @@ static void make_helper(struct jit *j, u64 *stub, bool ends)
 	emit_jmp(e, j->stub_exit); /* which takes RSP from c_stack */
 }
 
+/*
+ * Called with the site in S1, whose instruction is not ready to run: FPU registers are away, or it may not at all.
+ * Returns to try again, with S0 as it was, or leaves to have it executed in C.
+ */
+static void make_fpu_ready(struct jit *j)
+{
+	struct emit *e = &j->e;
+
+	j->stub_fpu_ready = emit_here(e);
+	emit_guest_out(j);
+	emit_mov_imm(e, H_RDI, (u64)j);
+	emit_mov_rr(e, H_RSI, S1);
+	emit_push(e, S1); /* aligned for C again */
+	emit_call_c(j, (u64)jit_fpu_ready);
+	emit_pop(e, S1);
+	emit_rr(e, 0, 0x85, H_RAX, H_RAX);
+	u8 *never = emit_jcc(e, CC_E);
+	jit_emit_vec_load(j);
+	emit_guest_in(j);
+	emit8(e, 0xc3);
+	emit_patch(never, e->p);
+	emit_guest_in(j);
+	emit_load_abs(e, H_RSP, &j->c_stack);
+	emit_jmp(e, j->stub_end_helper);
+}
+
 /* Called with the linear address in S0 and the site in S1. Returns with the host address in S0, or 0: done in C. */
 static void make_slow(struct jit *j)
 {
@@ -168,24 +195,28 @@ static void make_slow(struct jit *j)
 	emit8(e, 0xc4);
 	emit8(e, 8);
 	emit_mov_rr(e, S0, H_RAX);
-	emit_guest_in(j);
 	emit8(e, 0x49); /* cmp r14, 1 */
 	emit8(e, 0x83);
 	emit8(e, 0xfe);
 	emit8(e, 1);
 	u8 *leave = emit_jcc(e, CC_E);
+	jit_emit_vec_load(j);
+	emit_guest_in(j);
 	emit8(e, 0xc3);
 	emit_patch(leave, e->p);
+	emit_guest_in(j);
 	emit_jmp(e, j->stub_exit);
 }
 
 void jit_make_stubs(struct jit *j)
 {
+	jit_make_fpu_stubs(j);
 	make_enter(j);
 	make_exit(j);
 	make_indirect(j);
 	make_helper(j, &j->stub_helper, false);
 	make_helper(j, &j->stub_end_helper, true);
+	make_fpu_ready(j);
 	make_slow(j);
 	jit_make_system_stubs(j);
 	j->code_start = j->e.p;

@@ -12,11 +12,6 @@
 /* Where the guest's arithmetic flags are. */
 enum flags_at { IN_SLOT, IN_HOST };
 
-/* Vector registers, and from FIRST_K on opmasks. */
-#define NR_VEC 40
-#define FIRST_K 32
-#define VEC_REGS_MAX 5 /* that one instruction names */
-
 /* A memory access whose fast path failed. */
 struct slow_path {
 	u8 *from;          /* rel32 of the jump here */
@@ -26,12 +21,12 @@ struct slow_path {
 	struct jit_site *site;
 	bool window;       /* a check for several accesses: see tr_window.c */
 	bool reload_flags; /* the code at @done expects the flags in the host's register */
-	u8 vec_before[NR_VEC], vec_after[NR_VEC]; /* tr.vec at @resume and at @done */
 };
 
-/* An instruction that is C's when it comes to that: vectors that may not run now (jit.vec_bad), branches that fault. */
+/* An instruction that is C's when it comes to that: branches that fault, vectors that may not run now (jit.vec_bad). */
 struct c_path {
-	u8 *from; /* rel32 of the jump here; flags are in their slot */
+	u8 *from;        /* rel32 of the jump here; flags are in their slot */
+	const u8 *retry; /* or NULL: C may make ready what the site needs, and then it is tried again here */
 	struct jit_site *site;
 };
 
@@ -73,8 +68,8 @@ struct tr {
 	enum flags_at flags;
 	u16 live[JIT_INSNS_MAX]; /* arithmetic flags that someone reads after the instruction */
 	unsigned nr_slow, nr_exit, nr_c;
-	u8 vec[NR_VEC];      /* bytes of each vector register that the host's of the same number holds */
-	u32 vec_checked;     /* VEC_* found to be right in this block */
+	u32 fpu_checked;     /* VEC_* found to be clear in this block */
+	bool x87_noted;      /* jit->x87_page is this block's */
 	u64 xinuse;          /* components marked as used in this block */
 	bool cpl0;           /* found to be so in this block */
 	struct tr_access access[JIT_INSNS_MAX][NR_ACCESS_AT];
@@ -152,16 +147,16 @@ void tr_emit_window_use(struct tr *t, enum access_at at);
 /* Behind the block. */
 void tr_emit_window_miss(struct tr *t, struct slow_path *s);
 
-/* --- tr_vector.c: vector registers ---------------------------------------------------------------------------- */
+/* --- tr_fpu.c: vectors, x87 and MMX ---------------------------------------------------------------------------- */
 
-bool tr_is_vector(const struct insn_row *r);
-bool tr_can_copy_vector(const struct tr *t, const struct insn *i);
-/* The check that vector instructions may run, unless the block has made it. Flags must be in their slot. */
-bool tr_vec_guard_needed(const struct tr *t, const struct insn *i);
-void tr_emit_vec_guard(struct tr *t, const struct insn *i);
-void tr_vec_load_operands(struct tr *t, const struct insn *i);
-void tr_vec_store_result(struct tr *t, const struct insn *i);
-void tr_vec_reload(struct tr *t, const u8 *vec);
+bool tr_is_fpu(const struct insn_row *r);
+bool tr_can_copy_fpu(const struct tr *t, const struct insn *i);
+/* The check that such instructions may run, unless the block has made it. Flags must be in their slot. */
+bool tr_fpu_guard_needed(const struct tr *t, const struct insn *i);
+void tr_emit_fpu_guard(struct tr *t, const struct insn *i);
+
+/* tr_x87.c: after an x87 instruction: it was the last one. */
+void tr_emit_x87_note(struct tr *t, const struct insn *i);
 
 /* --- tr_stack.c: PUSH, POP, LEAVE ------------------------------------------------------------------------------- */
 
@@ -199,13 +194,13 @@ void tr_emit_goto(struct tr *t, u64 rip);
 /* All that lies behind the block. */
 void tr_emit_late_paths(struct tr *t);
 
-/* --- tr_system.c, tr_int.c: rows with code of their own ------------------------------------------------------------- */
+/* --- tr_system.c, tr_int.c, tr_x87.c: rows with code of their own ------------------------------------------------------------- */
 
 struct tr_row {
 	const struct sem *sem;
 	bool (*emit)(struct tr *t, unsigned n, const struct insn *i); /* false: not in this form, nothing was emitted */
 };
-extern const struct tr_row tr_int_rows[]; /* ends with a NULL */
+extern const struct tr_row tr_int_rows[], tr_x87_rows[]; /* end with a NULL; x87's are for 32-bit code too */
 
 /* False: there is none for instruction @n. */
 bool tr_other(struct tr *t, unsigned n, const struct insn *i);

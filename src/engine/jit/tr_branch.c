@@ -77,10 +77,8 @@ void tr_emit_late_paths(struct tr *t)
 		emit_call(e, t->j->stub_slow);
 		emit_rr(e, 1, 0x85, S0, S0);
 		u8 *done = emit_jcc(e, CC_E);
-		tr_vec_reload(t, s->vec_before);
 		emit_patch(emit_jmp_later(e), s->resume);
 		emit_patch(done, e->p);
-		tr_vec_reload(t, s->vec_after);
 		if (s->reload_flags)
 			tr_emit_restore_flags(t, S0);
 		emit_patch(emit_jmp_later(e), s->done);
@@ -88,7 +86,12 @@ void tr_emit_late_paths(struct tr *t)
 	for (unsigned n = 0; n < t->nr_c && !t->full; n++) {
 		emit_patch(t->c[n].from, e->p);
 		emit_mov_imm(e, S1, (u64)t->c[n].site);
-		emit_jmp(e, t->j->stub_end_helper);
+		if (t->c[n].retry) {
+			emit_call(e, t->j->stub_fpu_ready);
+			emit_patch(emit_jmp_later(e), t->c[n].retry);
+		} else {
+			emit_jmp(e, t->j->stub_end_helper);
+		}
 	}
 	for (unsigned n = 0; n < t->nr_exit && !t->full; n++) {
 		struct exit_path *x = &t->exit[n];

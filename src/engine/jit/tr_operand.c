@@ -130,7 +130,7 @@ struct jit_site *tr_new_site(struct tr *t, const struct insn *i)
 /* On condition @cc, C executes @i instead and the block is left. */
 void tr_emit_c_path(struct tr *t, const struct insn *i, unsigned cc)
 {
-	t->c[t->nr_c++] = (struct c_path){emit_jcc(t->e, cc), tr_new_site(t, i)};
+	t->c[t->nr_c++] = (struct c_path){.from = emit_jcc(t->e, cc), .site = tr_new_site(t, i)};
 }
 
 /*
@@ -157,7 +157,6 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 	emit_bytes(e, "\x49\x81\xfe", 3);     /* cmp r14, PAGE_SIZE - size */
 	emit32(e, PAGE_SIZE - size);
 	*s = (struct slow_path){.from = emit_jcc(e, CC_A), .tag = tag, .site = tr_new_site(t, i)};
-	memcpy(s->vec_before, t->vec, sizeof(t->vec));
 	if (s->site) {
 		s->site->size = (u8)size;
 		s->site->seg = (u8)seg;
@@ -228,5 +227,4 @@ void tr_slow_done(struct tr *t, struct slow_path *s)
 		return;
 	s->done = t->e->p;
 	s->reload_flags = t->flags == IN_HOST;
-	memcpy(s->vec_after, t->vec, sizeof(t->vec));
 }

@@ -538,12 +538,14 @@ static const struct tr_row *find_row(const struct insn *i)
 	const struct sem *sem = insn_rows[i->row].sem;
 	const struct tr_row *r = find(system_rows, sem);
 
-	return r ? r : find(tr_int_rows, sem);
+	if (!r)
+		r = find(tr_int_rows, sem);
+	return r ? r : find(tr_x87_rows, sem);
 }
 
 bool tr_other(struct tr *t, unsigned n, const struct insn *i)
 {
-	const struct tr_row *r = t->word == 8 ? find_row(i) : NULL;
+	const struct tr_row *r = t->word == 8 ? find_row(i) : find(tr_x87_rows, insn_rows[i->row].sem);
 
 	return r && tr_can_address(t, i) && r->emit(t, n, i);
 }

@@ -339,7 +339,6 @@ void tr_emit_window_miss(struct tr *t, struct slow_path *s)
 	emit_call(e, t->j->stub_slow);
 	emit_rr(e, 1, 0x85, S0, S0);
 	u8 *alone = emit_jcc(e, CC_E);
-	tr_vec_reload(t, s->vec_before);
 	emit_patch(emit_jmp_later(e), s->resume);
 	emit_patch(alone, e->p);
 	emit_mov_imm(e, S1, (u64)l);

@@ -25,8 +25,8 @@ static void tr_helper(struct tr *t, unsigned n, const struct insn *i)
 	else
 		emit_call(t->e, t->j->stub_helper);
 	t->s0 = 0;
-	memset(t->vec, 0, sizeof(t->vec));
-	t->vec_checked = 0;
+	t->fpu_checked = 0;
+	t->x87_noted = false;
 	t->xinuse = 0;
 }
 
@@ -65,12 +65,12 @@ static bool can_copy(const struct tr *t, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	struct gprs g = gprs_of(i);
-	bool vector = tr_is_vector(r);
+	bool fpu = tr_is_fpu(r);
 	unsigned mem = (g.reg && tr_in_memory(i->reg)) + (g.rm && tr_in_memory(i->rm)) + (g.vvvv && tr_in_memory(i->vvvv));
 	bool high_reg = i->reg_off & 7, high_rm = i->rm_off & 7; /* AH to BH */
 	bool no_rex = (!g.reg || high_reg || tr_host_of(i->reg) < H_R8) && (!g.rm || high_rm || tr_host_of(i->rm) < H_R8);
 
-	if (r->class_ != CLASS_COPY || (g.other && !vector) || (r->attr & (A_X87 | A_MMX | A_CPL0)))
+	if (r->class_ != CLASS_COPY || (g.other && !fpu) || (r->attr & A_CPL0))
 		return false;
 	if ((r->attr & A_OLDER) && !(insn_gate_open(t->j->cpu, r) && host_has_newer(r)))
 		return false;
@@ -78,7 +78,7 @@ static bool can_copy(const struct tr *t, const struct insn *i)
 	bool no_64 = !(r->modes & IN_64) && r->space == ENC_LEGACY;
 	if (no_64 && r->sem != &sem_inc && r->sem != &sem_dec && i->opcode != 0x82)
 		return false;
-	if (vector ? !tr_can_copy_vector(t, i) : (r->attr & (A_SSE | A_AVX | A_AVX512 | A_MXCSR)) != 0)
+	if (fpu ? !tr_can_copy_fpu(t, i) : (r->attr & (A_SSE | A_AVX | A_AVX512 | A_MXCSR)) != 0)
 		return false;
 	if (r->sem == &sem_lea || r->sem == &sem_nop)
 		return false;
@@ -87,7 +87,7 @@ static bool can_copy(const struct tr *t, const struct insn *i)
 		return false;
 	if (!tr_can_address(t, i))
 		return false;
-	if (i->is_mem && (!i->mem_size || i->mem_size > (vector ? 64 : 8)))
+	if (i->is_mem && (!i->mem_size || i->mem_size > (fpu ? 64 : 8)))
 		return false;
 	/* Two scratch registers, one of which holds the address of a memory operand. */
 	return mem <= (i->is_mem ? 1 : 2);
@@ -103,15 +103,15 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	u8 code[REENCODE_MAX];
 	unsigned len;
 
-	bool vector = tr_is_vector(r);
+	bool fpu = tr_is_fpu(r);
 
 	tr_keep_s0(t);
-	bool align = i->is_mem && vector && ((const struct thunk *)i->thunk)->align;
+	bool align = i->is_mem && fpu && ((const struct thunk *)i->thunk)->align;
 	bool high = i->is_mem && g.reg && (i->reg_off & 7);
-	if (high || (i->is_mem && tr_check_needed(t, i, AT_OPERAND)) || align || (vector && tr_vec_guard_needed(t, i)))
+	if (high || (i->is_mem && tr_check_needed(t, i, AT_OPERAND)) || align || (fpu && tr_fpu_guard_needed(t, i)))
 		tr_flags_to_slot(t, tr_flags_needed(t, n));
-	if (vector)
-		tr_emit_vec_guard(t, i);
+	if (fpu)
+		tr_emit_fpu_guard(t, i);
 	if (i->is_mem && !align) {
 		s = tr_emit_operand_disp(t, i);
 		to.disp = t->disp;
@@ -121,8 +121,6 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 		emit8(t->e, ((const struct thunk *)i->thunk)->align);
 		tr_emit_c_path(t, i, CC_NE);
 	}
-	if (vector)
-		tr_vec_load_operands(t, i);
 	tr_flags_to_host(t, n, S1);
 	to.base = S0;
 	/* AH to BH: the same in the host's, but not beside S0. */
@@ -162,8 +160,8 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 		}
 		emit_bytes(t->e, code, len);
 	}
-	if (vector)
-		tr_vec_store_result(t, i);
+	if (r->attr & A_X87)
+		tr_emit_x87_note(t, i);
 	for (unsigned k = 0; k < back; k++)
 		emit_store_abs(t->e, back_h[k], &t->j->cpu->gpr[back_g[k]]);
 	if (tr_flags_written(r))

@@ -186,6 +186,7 @@ static enum ending attempt(struct cpu *c, void (*run)(struct cpu *c))
 	default: run(c); break;
 	}
 	c->unwind = outer;
+	jit_x87_save(jit_of(c));
 	c->code_page = 0;
 	c->smc = false;
 	return end;
@@ -310,6 +311,7 @@ static enum exit_reason lockstep_blocks(struct cpu *c)
 	enum exit_reason reason;
 
 	for (l->link = NULL;;) {
+		jit_x87_save(j);
 		hub_written(j);
 		hub_read(j);
 		if (unlikely(loop_attention(c))) {
