@@ -71,6 +71,11 @@ static u8 *put_modrm(u8 *p, const struct insn *i, const struct reencode *to)
 {
 	unsigned reg = (to->reg & 7) << 3;
 
+	if (to->at) {
+		p = put(put(p, reg | RSP), 0x25);
+		memcpy(p, &to->at, 4);
+		return p + 4;
+	}
 	if (!i->is_mem)
 		return put(p, 0xc0 | reg | (to->rm & 7));
 	bool none = !to->disp && (to->base & 7) != RBP;

@@ -17,6 +17,7 @@ struct reencode {
 	u8 vvvv;
 	u8 base;
 	s32 disp;
+	u32 at;  /* not 0: the address of what takes the place of the register rm, which is 0 */
 };
 #define REENCODE_SAME(i) {.reg = (i)->reg, .rm = (i)->rm, .vvvv = (i)->vvvv}
 

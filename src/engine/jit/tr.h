@@ -135,6 +135,13 @@ void tr_emit_c_path(struct tr *t, const struct insn *i, unsigned cc);
 /* Whether what generated code does is all that @i, whose operand is in memory, asks for; 16-bit addresses are left to C. */
 bool tr_can_address(const struct tr *t, const struct insn *i);
 
+/* --- tr_spilled.c: general registers in memory ------------------------------------------------------------------ */
+
+/* MOV to or from one of them. False: something else. */
+bool tr_spilled_mov(struct tr *t, const struct insn *i);
+/* The register of the r/m operand of @i is one, and @i can be emitted with that memory as its operand. */
+bool tr_spilled_rm(const struct insn *i);
+
 /* --- tr_window.c: accesses that one check serves ------------------------------------------------------------- */
 
 void tr_find_windows(struct tr *t);

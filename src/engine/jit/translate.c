@@ -129,6 +129,11 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	struct { bool is; u8 g; u8 *to; } field[] = {{g.reg && !(i->reg_off & 7), i->reg, &to.reg},
 						     {g.rm && !(i->rm_off & 7), i->rm, &to.rm},
 						     {g.vvvv, i->vvvv, &to.vvvv}};
+	if (tr_spilled_rm(i)) {
+		to.at = (u32)(u64)&t->j->cpu->gpr[i->rm];
+		to.rm = 0;
+		field[1].is = false;
+	}
 	u8 back_g[3], back_h[3];
 	unsigned back = 0;
 	for (unsigned k = 0; k < ARRAY_SIZE(field); k++) {
@@ -222,7 +227,7 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 	} else if (tr_is_moffs(i)) {
 		done = tr_moffs(t, n, i);
 	} else {
-		done = (can_copy(t, i) && tr_copy(t, n, i)) || tr_other(t, n, i);
+		done = (can_copy(t, i) && (tr_spilled_mov(t, i) || tr_copy(t, n, i))) || tr_other(t, n, i);
 	}
 	if (!done)
 		tr_helper(t, n, i);
