@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "cpu/mmu.h"
 #include "cpu/msr.h"
 #include "cpu/sem.h"
 #include "engine/jit/jit.h"
@@ -84,39 +85,57 @@ static void note_insn(struct lockstep *l, const struct insn *i)
 	l->undefined = (l->undefined & ~(u64)r->flags_written) | r->flags_undefined;
 }
 
-/* Arithmetic flags that instructions @i, @n of them, overwrite before they read them. */
-static u64 overwritten(const struct insn *i, unsigned n)
+/* Looks at the next instruction. False: nothing is known of what comes after it. */
+static bool overwrites(const struct insn *i, u16 *live, u16 *dead)
 {
-	u16 live = 0, dead = 0;
+	const struct insn_row *r = &insn_rows[i->row];
 
-	for (; n && !block_ends_at(i); i++, n--) {
-		const struct insn_row *r = &insn_rows[i->row];
+	if (r->class_ == CLASS_END)
+		return false;
+	*live |= r->flags_read & ~*dead;
+	*dead |= (r->flags_written | r->flags_undefined) & ~*live & FL_ARITH;
+	return true;
+}
 
-		live |= r->flags_read & ~dead;
-		dead |= (r->flags_written | r->flags_undefined) & ~live & FL_ARITH;
-	}
-	return dead;
+/* The code at cpu->rip, without what a fetch does; NULL: who knows. */
+static const u8 *code_there(const struct cpu *c)
+{
+	bool writable, user;
+	u64 gpa;
+
+	if (c->code_bits != 64 || !mmu_translate((struct cpu *)c, c->rip, &gpa, &writable, &user))
+		return NULL;
+	const struct gpa_slot *s = gpa_find(c->map, gpa);
+	return s ? s->hva + (gpa - s->gpa) : NULL;
 }
 
 /*
  * Arithmetic flags that the translator need not have at cpu->rip, where it has left a block before the end (code has
- * changed, somebody wants to look, a window misses): in the block that it began with, as that was, or in one behind it.
+ * changed, somebody wants to look, a window misses): those that are overwritten before they are read, in the block that
+ * it began with, as that was, or in one behind it.
  */
-static u64 flags_dead(const struct lockstep *l, struct cpu *c)
+static u64 flags_dead(const struct lockstep *l, const struct cpu *c)
 {
 	const struct jit_block *b = l->block;
 	u64 rip = l->before.cpu.rip;
+	u16 live = 0, dead = 0;
 	unsigned n = 0;
 
 	while (n < b->nr && rip != c->rip)
 		rip += b->insns[n++].len;
-	if (n < b->nr)
-		return overwritten(&b->insns[n], b->nr - n);
-	bool at_end = l->link && !l->link->no_windows;
-	if (at_end || c->code_bits != 64 || tlb_at(c, c->rip)->tag_x != (c->rip & PAGE_MASK))
+	if (n < b->nr) {
+		while (n < b->nr && overwrites(&b->insns[n], &live, &dead))
+			n++;
+		return dead;
+	}
+	if (l->link && !l->link->no_windows)
 		return 0;
-	const struct block *next = block_get(c->engine, c);
-	return overwritten(next->insns, next->nr);
+	const u8 *p = code_there(c), *end = p + PAGE_SIZE - ((u64)p & (PAGE_SIZE - 1));
+	struct insn i;
+	for (; p && p < end && n < 2 * JIT_INSNS_MAX; n++, p += i.len)
+		if (decode(&i, p, (unsigned)MIN(end - p, 15l), 64) != DECODE_OK || !overwrites(&i, &live, &dead))
+			break;
+	return dead;
 }
 
 /* True: this is where the translator stopped, and all is equal. */
@@ -392,7 +411,7 @@ static int lockstep_vcpu_create(struct cpu *c)
 
 	if (vm && atomic_fetch_add(&vm->vcpus, 1) > 0) {
 		atomic_fetch_sub(&vm->vcpus, 1);
-		log_error("the lockstep engine runs one vCPU only: others write to memory between the two runs of a block");
+		log_error("the lockstep engine runs one vCPU only: others write to memory between the two runs");
 		return -EINVAL;
 	}
 	struct lockstep *l = aligned_alloc(64, ALIGN_UP(sizeof(*l), 64));
@@ -423,7 +442,8 @@ static void lockstep_vcpu_free(struct cpu *c)
 	if (!c->engine)
 		return;
 	if (l->compared)
-		log_info("lockstep: %llu blocks compared, %llu not", (unsigned long long)l->compared, (unsigned long long)l->skipped);
+		log_info("lockstep: %llu blocks compared, %llu not", (unsigned long long)l->compared,
+			 (unsigned long long)l->skipped);
 	c->journal = NULL;
 	jit_x86_ops.vcpu_free(c);
 	lockstep_free(l);

@@ -86,7 +86,8 @@ static void on_tlb_entry(struct cpu *c, unsigned idx, unsigned i)
 		return;
 	}
 	u->entry[u->nr_entries++] = (struct undo_entry){
-		.idx = (u8)idx, .i = (u16)i, .global = c->tlbs->global[idx][i / 8] >> i % 8 & 1, .old = c->tlbs->e[idx][i]};
+		.idx = (u8)idx, .i = (u16)i, .global = c->tlbs->global[idx][i / 8] >> i % 8 & 1, .old = c->tlbs->e[idx][i],
+	};
 }
 
 static void on_tlb_flush(struct cpu *c)
