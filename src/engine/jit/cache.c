@@ -4,9 +4,9 @@
 #include "cpu/gpa.h"
 #include "cpu/mmu.h"
 
-static unsigned hash_rip(u64 rip)
+static unsigned hash_code(const u8 *p)
 {
-	return (unsigned)((rip ^ rip >> JIT_HASH_BITS) & ((1u << JIT_HASH_BITS) - 1));
+	return (unsigned)(((u64)p ^ (u64)p >> JIT_HASH_BITS) & ((1u << JIT_HASH_BITS) - 1));
 }
 
 static unsigned hash_page(const u8 *p)
@@ -27,8 +27,10 @@ void *jit_data(struct jit *j, size_t size)
 
 struct jit_block *jit_find(struct jit *j, u64 rip, const u8 *p)
 {
-	for (struct jit_block *b = j->hash[hash_rip(rip)]; b; b = b->next)
-		if (b->rip == rip && b->code == p && b->mode == j->mode)
+	bool fixed = jit_fixed(j->mode, rip);
+
+	for (struct jit_block *b = j->hash[hash_code(p)]; b; b = b->next)
+		if (b->code == p && b->mode == j->mode && b->fixed == fixed && (!fixed || b->rip == rip))
 			return b;
 	return NULL;
 }
@@ -83,7 +85,7 @@ static void unmark_page(struct jit *j, const struct jit_block *b)
 
 void jit_insert(struct jit *j, struct jit_block *b)
 {
-	struct jit_block **h = &j->hash[hash_rip(b->rip)], **page = &j->page[hash_page(b->code)];
+	struct jit_block **h = &j->hash[hash_code(b->code)], **page = &j->page[hash_page(b->code)];
 
 	for (struct jit_block *o = *page; o && !b->mark_id; o = o->page_next)
 		if (((u64)o->code ^ (u64)b->code) < PAGE_SIZE)
@@ -108,7 +110,7 @@ void jit_link_set(struct jit_link *l, struct jit_block *to)
 		return;
 	l->next = to->incoming;
 	to->incoming = l;
-	emit_patch(l->saved && to->flags_live ? l->saved : l->jump, (u8 *)(to->entry - l->rx));
+	emit_patch(l->saved && to->flags_live ? l->saved : l->jump, (u8 *)(to->entry - l->rx) + (l->back ? 0 : to->poll));
 }
 
 static void unchain(struct jit_block **at, struct jit_block *b, bool page)
@@ -124,7 +126,7 @@ void jit_block_kill(struct jit *j, struct jit_block *b)
 	if (b->dead)
 		return;
 	b->dead = true;
-	unchain(&j->hash[hash_rip(b->rip)], b, false);
+	unchain(&j->hash[hash_code(b->code)], b, false);
 	unchain(&j->page[hash_page(b->code)], b, true);
 	if (!page_has_blocks(j, b->code))
 		unmark_page(j, b);
@@ -132,9 +134,11 @@ void jit_block_kill(struct jit *j, struct jit_block *b)
 		if (l->to == b)
 			jit_link_set(l, NULL);
 	b->incoming = NULL;
-	struct jump_entry *e = &j->jump[b->rip & ((1u << JUMP_BITS) - 1)];
-	if (e->code == b->entry)
-		e->key = e->code = 0;
+	/* One that is not fixed may have been entered at several addresses, which are alike up to the page. */
+	for (u64 n = b->rip & (b->fixed ? (1u << JUMP_BITS) - 1 : ~PAGE_MASK); n < 1u << JUMP_BITS;
+	     n += b->fixed ? 1u << JUMP_BITS : PAGE_SIZE)
+		if (j->jump[n].code == b->entry)
+			j->jump[n] = (struct jump_entry){0};
 }
 
 unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size)

@@ -23,7 +23,7 @@ static u64 rip_at(const struct jit *j, u64 pc, bool *flags)
 		b = b->older;
 	if (!b)
 		return j->cpu->rip;
-	u64 rip = b->rip;
+	u64 rip = b->fixed ? b->rip : j->page_rip + (b->rip & ~PAGE_MASK);
 	unsigned n = 0;
 	for (; n + 1 < b->nr && b->entry + b->offset[n + 1] <= pc; n++)
 		rip += b->insns[n].len;

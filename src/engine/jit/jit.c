@@ -102,10 +102,11 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 {
 	struct cpu *c = j->cpu;
 	const struct insn *i = site->insn;
+	u64 rip = jit_rip(j, site->block, site->place);
 
 	jit_flags_to_cpu(j);
 	mxcsr_to_cpu(j);
-	c->rip = site->rip;
+	c->rip = rip;
 	c->insn = i;
 	c->smc = false;
 	j->stat.helpers++;
@@ -116,7 +117,7 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 	jit_flags_from_cpu(j);
 	bool ends = block_ends_at(i);
 	if (!ends)
-		c->rip = jit_cut(site->block, site->rip + i->len);
+		c->rip = jit_cut(site->block, rip + i->len);
 	jit_sync(j);
 	mxcsr_from_cpu(j);
 	bool leave = c->smc || j->mode == JIT_MODE_NONE || loop_attention(c);
@@ -141,10 +142,11 @@ static bool window_possible(struct cpu *c, u64 la, const struct jit_site *site)
 void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 {
 	struct cpu *c = j->cpu;
+	u64 rip = jit_rip(j, site->block, site->place);
 
 	jit_flags_to_cpu(j);
 	mxcsr_to_cpu(j);
-	c->rip = site->rip;
+	c->rip = rip;
 	c->insn = site->insn;
 	c->smc = false;
 	j->stat.slow++;
@@ -176,7 +178,7 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	bool leave = (j->vec_bad & ~bad & ~(u32)VEC_AWAY) || c->smc || site->span || site->leave ||
 		     block_ends_at(site->insn) || loop_attention(c);
 	if (!block_ends_at(site->insn))
-		c->rip = jit_cut(site->block, site->rip + site->insn->len);
+		c->rip = jit_cut(site->block, rip + site->insn->len);
 	c->smc = false;
 	if (!leave && (j->vec_bad & ~bad & VEC_AWAY_X87))
 		jit_x87_load(j);
@@ -247,13 +249,14 @@ struct jit_link *jit_block_run(struct jit *j, const struct jit_block *b)
 	jit_flags_from_cpu(j);
 	j->host_mxcsr = _mm_getcsr();
 	mxcsr_from_cpu(j);
+	j->page_rip = j->cpu->rip & PAGE_MASK;
 	j->enter(b->entry);
 	mxcsr_to_cpu(j);
 	jit_flags_to_cpu(j);
 	if (j->exit_code <= 1)
 		return NULL;
 	struct jit_link *link = (struct jit_link *)j->exit_code;
-	j->cpu->rip = link->rip;
+	j->cpu->rip = jit_rip(j, link->from, link->place);
 	j->no_windows = link->no_windows;
 	return link;
 }
@@ -298,7 +301,7 @@ static enum exit_reason jit_blocks(struct cpu *c)
 			link = NULL;
 			continue;
 		}
-		if (link && link->rip == c->rip && !link->from->dead && !link->to) {
+		if (link && jit_rip(j, link->from, link->place) == c->rip && !link->from->dead && !link->to) {
 			jit_link_set(link, b);
 			j->stat.links++;
 		}

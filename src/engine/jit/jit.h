@@ -35,11 +35,18 @@
 
 struct jit_block;
 
+/*
+ * Where a block's instructions are: user code is often the same memory at another address in each process, so its
+ * blocks do not know their RIP. In them a place is the distance from jit.page_rip, the RIP of the start of the page
+ * under execution; in fixed blocks it is RIP itself.
+ */
+typedef u64 jit_place;
+
 /* A guest instruction that generated code may leave in the middle of, and the access that it may leave for. */
 struct jit_site {
 	const struct insn *insn;
 	struct jit_block *block;
-	u64 rip;
+	jit_place place;
 	u8 size, seg, acc;
 	u16 first, span;  /* a check for several accesses: where among them this one is, and their bytes */
 	u8 span_acc;
@@ -49,20 +56,21 @@ struct jit_site {
 
 /* A direct exit of a block to a known guest address in the same page. */
 struct jit_link {
-	u64 rip;
+	jit_place place;
 	u8 *jump;              /* its rel32, in the writable mapping */
 	u8 *stub;              /* where it leads while there is no target */
 	u8 *saved;             /* or NULL: rel32 of the jump behind the code in the stub that saves the flags */
 	struct jit_block *from, *to;
 	struct jit_link *next; /* of those that lead to @to */
+	bool back;             /* may close a loop: the target polls for requests */
 	bool no_windows;       /* leads to one of JIT_MODE_NO_WINDOWS */
 	u64 rx;                /* distance of the executable mapping */
 };
 
 struct jit_block {
 	const u8 *code;        /* host address of the guest's code */
-	u64 rip;
-	u64 entry;             /* host code, in the executable mapping */
+	u64 rip;               /* of fixed blocks; where others were first met */
+	u64 entry;             /* host code, in the executable mapping: polls for requests */
 	u8 *bytes;             /* what was translated */
 	const struct insn *insns;
 	u16 *offset;           /* of each instruction's code from @entry */
@@ -77,7 +85,8 @@ struct jit_block {
 	u16 flags_live;        /* arithmetic flags at its entry that it reads or leaves as they are */
 	u64 host_flags;        /* a bit each instruction: the host's register has the flags at its access */
 	u8 mode, nr;           /* jit.mode that it was made for */
-	bool dead;
+	u8 poll;               /* bytes of code at @entry that do nothing but poll */
+	bool fixed, dead;
 };
 
 /* What SYSCALL (0) and a SYSRET to 64-bit code (1) switch to. */
@@ -98,7 +107,8 @@ struct jit {
 
 	/* Read and written by generated code. */
 	u16 flags;             /* AH of LAHF in the high byte, OF in the low one */
-	u64 epoch;             /* XORed into the keys of the jump cache: see jit_epoch() */
+	u64 epoch;             /* XORed into the keys of the jump cache: see jit_sync() */
+	u64 page_rip;          /* see jit_place */
 	u64 exit_code;         /* why generated code returned: JIT_EXIT_* or the link */
 	u64 c_stack;           /* RSP at entry */
 	u32 vec_bad;           /* VEC_*: instructions that may not run now (they raise a fault, or need C), and: */
@@ -156,7 +166,7 @@ struct jit {
 
 	/* Stubs, addresses in the executable mapping. */
 	void (*enter)(u64 code);
-	u64 stub_exit, stub_link, stub_indirect, stub_helper, stub_end_helper, stub_slow, stub_syscall, stub_sysret;
+	u64 stub_exit, stub_link, stub_indirect, stub_miss, stub_helper, stub_end_helper, stub_slow, stub_syscall, stub_sysret;
 	u64 stub_fpu_ready, stub_vec_save, stub_vec_load;
 
 	struct {
@@ -216,10 +226,24 @@ static inline unsigned jit_mmu_index(const struct jit_block *b)
 	return b->mode & (JIT_MODE_32 - 1);
 }
 
+/*
+ * Whether blocks at @rip are bound to it: the kernel's, which is mapped once; 32-bit code; and where a near branch may
+ * reach a non-canonical address, which must be known beforehand.
+ */
+static inline bool jit_fixed(unsigned mode, u64 rip)
+{
+	return (mode & ~JIT_MODE_NO_WINDOWS & 0xff) != MMU_USER || rip >= 0x7fff00000000;
+}
+
 /* RIP behind an instruction of @b: 32-bit code wraps at 4 GiB. */
 static inline u64 jit_cut(const struct jit_block *b, u64 rip)
 {
 	return b->mode & JIT_MODE_32 ? (u32)rip : rip;
+}
+
+static inline u64 jit_rip(const struct jit *j, const struct jit_block *b, jit_place place)
+{
+	return b->fixed ? place : j->page_rip + place;
 }
 
 /* jit.c: brings mode, seg_end, epoch and vec_bad up to the CPU's present state. */

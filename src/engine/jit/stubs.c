@@ -82,13 +82,16 @@ static void make_exit(struct jit *j)
 	emit_jmp(e, j->stub_link);
 }
 
-/* Jumped to with the guest's next RIP in S0; flags are in jit->flags. */
+/* Jumped to with the guest's next RIP in S0, after whatever may have changed the mode; flags are in jit->flags. */
 static void make_indirect(struct jit *j)
 {
 	struct emit *e = &j->e;
 
 	j->stub_indirect = emit_here(e);
-	emit_store_abs(e, S0, &j->cpu->rip);
+	emit_mov_rr(e, S1, S0);
+	emit_bytes(e, "\x49\x81\xe7", 3); /* and r15, PAGE_MASK */
+	emit32(e, PAGE_MASK);
+	emit_store_abs(e, S1, &j->page_rip);
 	emit_mov_rr(e, S1, S0);
 	emit8(e, 0x41); /* and r15d, (1 << JUMP_BITS) - 1 */
 	emit8(e, 0x81);
@@ -106,6 +109,11 @@ static void make_indirect(struct jit *j)
 	emit8(e, 0xa7);
 	emit32(e, (u64)&j->jump[0].code);
 	emit_patch(miss, e->p);
+
+	/* With the key in S0. */
+	j->stub_miss = emit_here(e);
+	emit_ra(e, 1, 0x33, S0, &j->epoch);
+	emit_store_abs(e, S0, &j->cpu->rip);
 	emit_jmp(e, j->stub_exit);
 }
 

@@ -33,7 +33,7 @@ struct c_path {
 /* A taken conditional branch. */
 struct exit_path {
 	u8 *from; /* rel32 of the jump here */
-	u64 rip;
+	jit_place place;
 	bool in_host; /* the flags */
 };
 
@@ -64,7 +64,7 @@ struct tr {
 	const u8 *page_end, *code;
 	unsigned nr, n;      /* instructions; the one under translation */
 	u8 word;             /* bytes of a stack slot, of a near branch's target and of an address: 8 or 4 */
-	u64 rip;             /* of the instruction under translation */
+	jit_place place;     /* of the instruction under translation */
 	enum flags_at flags;
 	u16 live[JIT_INSNS_MAX]; /* arithmetic flags that someone reads after the instruction */
 	unsigned nr_slow, nr_exit, nr_c;
@@ -77,6 +77,7 @@ struct tr {
 	unsigned nr_slots;
 	u8 s0, s0_before;    /* the window whose slot S0 holds, 0: none; and before the instruction: see tr_keep_s0() */
 	s32 disp;            /* of the access under translation, to S0 */
+	u8 *poll[2];         /* rel32 of the jumps that leave because somebody asked */
 	bool full;
 
 	/* Not cleared: the first nr_* of each. */
@@ -114,6 +115,8 @@ unsigned tr_host_of(unsigned g);
 /* The host register that holds @g: its own, or @scratch, loaded. */
 unsigned tr_use_gpr(struct tr *t, unsigned g, unsigned scratch);
 
+/* The RIP of @place into @to. Leaves flags alone. */
+void tr_emit_rip(struct tr *t, unsigned to, jit_place place);
 /* The effective address plus @more into @to. Leaves flags alone, uses S1. */
 void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to);
 void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to);
@@ -197,7 +200,9 @@ void tr_emit_canonical(struct tr *t, const struct insn *i);
 /* Branches that always go. False: not in this form. */
 bool tr_branch(struct tr *t, const struct insn *i);
 /* Goes on at guest address @rip. Flags must be in their slot. */
-void tr_emit_goto(struct tr *t, u64 rip);
+void tr_emit_goto(struct tr *t, jit_place place);
+/* Goes on at the RIP in S0. Likewise. */
+void tr_emit_lookup(struct tr *t);
 /* All that lies behind the block. */
 void tr_emit_late_paths(struct tr *t);
 

@@ -1,16 +1,43 @@
 /* Branches, links, and the code behind a block. */
 #include "engine/jit/tr.h"
 
-static bool same_page(const struct tr *t, u64 rip)
+static bool same_page(const struct tr *t, jit_place place)
 {
-	return ((rip ^ t->b->rip) & PAGE_MASK) == 0;
+	return ((place ^ (t->b->fixed ? t->b->rip : 0)) & PAGE_MASK) == 0;
 }
 
 /*
- * To @rip in the same page: through a link that is patched when its target exists. With the flags @in_host they are
+ * Each place has a jump of its own, for the host to predict. What user code needs to know of the page is noted on
+ * the way.
+ */
+void tr_emit_lookup(struct tr *t)
+{
+	struct emit *e = t->e;
+	struct jit *j = t->j;
+
+	if (jit_mmu_index(t->b) == MMU_USER || jit_mmu_index(t->b) == MMU_USER_ALIGN) {
+		emit_mov_rr(e, S1, S0);
+		emit_bytes(e, "\x49\x81\xe7", 3); /* and r15, PAGE_MASK */
+		emit32(e, PAGE_MASK);
+		emit_store_abs(e, S1, &j->page_rip);
+	}
+	emit_rr(e, 0, 0x8b, S1, S0);
+	emit_bytes(e, "\x41\x81\xe7", 3); /* and r15d, (1 << JUMP_BITS) - 1 */
+	emit32(e, (1u << JUMP_BITS) - 1);
+	emit_bytes(e, "\x41\xc1\xe7\x04", 4); /* shl r15d, 4 */
+	emit_ra(e, 1, 0x33, S0, &j->epoch); /* xor */
+	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->jump[0].key); /* cmp */
+	emit_bytes(e, "\x0f\x85", 2); /* jne */
+	emit_rel32(e, j->stub_miss);
+	emit_bytes(e, "\x41\xff\xa7", 3); /* jmp [r15 + code] */
+	emit32(e, (u64)&j->jump[0].code);
+}
+
+/*
+ * To @place in the same page: through a link that is patched when its target exists. With the flags @in_host they are
  * saved on the way, unless the target is a block that reads none.
  */
-static void emit_link(struct tr *t, u8 *jump, u64 rip, bool in_host)
+static void emit_link(struct tr *t, u8 *jump, jit_place place, bool in_host)
 {
 	struct jit_link *l = jit_data(t->j, sizeof(*l));
 
@@ -18,7 +45,8 @@ static void emit_link(struct tr *t, u8 *jump, u64 rip, bool in_host)
 		t->full = true;
 		return;
 	}
-	*l = (struct jit_link){.rip = rip, .jump = jump, .stub = t->e->p, .from = t->b, .rx = (u64)t->e->rx};
+	*l = (struct jit_link){.place = place, .jump = jump, .stub = t->e->p, .from = t->b, .rx = (u64)t->e->rx,
+			       .back = place <= t->place};
 	emit_patch(jump, t->e->p);
 	if (in_host) {
 		tr_emit_save_flags(t);
@@ -28,16 +56,16 @@ static void emit_link(struct tr *t, u8 *jump, u64 rip, bool in_host)
 	emit_jmp(t->e, t->j->stub_link);
 }
 
-void tr_emit_goto(struct tr *t, u64 rip)
+void tr_emit_goto(struct tr *t, jit_place place)
 {
-	rip = jit_cut(t->b, rip);
-	if (same_page(t, rip)) {
+	place = jit_cut(t->b, place);
+	if (same_page(t, place)) {
 		u8 *jump = emit_jmp_later(t->e);
-		emit_link(t, jump, rip, false);
+		emit_link(t, jump, place, false);
 		return;
 	}
-	emit_mov_imm(t->e, S0, rip);
-	emit_jmp(t->e, t->j->stub_indirect);
+	tr_emit_rip(t, S0, place);
+	tr_emit_lookup(t);
 }
 
 bool tr_is_jcc(const struct insn *i)
@@ -48,9 +76,9 @@ bool tr_is_jcc(const struct insn *i)
 	       i->opsize >= 4 && !block_faults_at(i);
 }
 
-static u64 branch_target(const struct tr *t, const struct insn *i)
+static jit_place branch_target(const struct tr *t, const struct insn *i)
 {
-	return jit_cut(t->b, t->rip + i->len + i->imm);
+	return jit_cut(t->b, t->place + i->len + i->imm);
 }
 
 void tr_jcc(struct tr *t, unsigned n, const struct insn *i)
@@ -96,14 +124,14 @@ void tr_emit_late_paths(struct tr *t)
 	for (unsigned n = 0; n < t->nr_exit && !t->full; n++) {
 		struct exit_path *x = &t->exit[n];
 
-		if (same_page(t, x->rip)) {
-			emit_link(t, x->from, x->rip, x->in_host);
+		if (same_page(t, x->place)) {
+			emit_link(t, x->from, x->place, x->in_host);
 			continue;
 		}
 		emit_patch(x->from, e->p);
 		if (x->in_host)
 			tr_emit_save_flags(t);
-		tr_emit_goto(t, x->rip);
+		tr_emit_goto(t, x->place);
 	}
 }
 
@@ -111,7 +139,7 @@ static void emit_push_return(struct tr *t, const struct insn *i)
 {
 	struct slow_path *s = tr_emit_stack(t, i, -t->word, ACC_WRITE);
 
-	emit_mov_imm(t->e, S1, jit_cut(t->b, t->rip + i->len));
+	tr_emit_rip(t, S1, jit_cut(t->b, t->place + i->len));
 	emit_rm_disp(t->e, tr_w(t), 0x89, S1, S0, t->disp);
 	tr_emit_rsp_add(t, -t->word);
 	tr_slow_done(t, s);
@@ -134,7 +162,7 @@ void tr_emit_canonical(struct tr *t, const struct insn *i)
 
 bool tr_near_target_plain(const struct tr *t, const struct insn *i)
 {
-	return t->word == 4 || ((t->rip + i->len + i->imm) ^ t->rip) >> 47 == 0;
+	return t->word == 4 || !t->b->fixed || ((t->place + i->len + i->imm) ^ t->place) >> 47 == 0;
 }
 
 /* The target of an indirect branch into S0. */
@@ -171,17 +199,17 @@ bool tr_branch(struct tr *t, const struct insn *i)
 		emit_rm_disp(e, tr_w(t), 0x8b, S0, S0, t->disp);
 		tr_emit_canonical(t, i);
 		tr_emit_rsp_add(t, t->word + (s32)(i->opcode == 0xc2 ? i->imm & 0xffff : 0));
-		emit_jmp(e, t->j->stub_indirect);
+		tr_emit_lookup(t);
 		tr_slow_done(t, s);
 	} else if (sem == &sem_jmp_e) {
 		emit_target(t, i);
-		emit_jmp(e, t->j->stub_indirect);
+		tr_emit_lookup(t);
 	} else if (sem == &sem_call_e) {
 		emit_target(t, i);
 		emit_store_abs(e, S0, &t->j->target);
 		emit_push_return(t, i);
 		emit_load_abs(e, S0, &t->j->target);
-		emit_jmp(e, t->j->stub_indirect);
+		tr_emit_lookup(t);
 	} else {
 		return false;
 	}

@@ -85,6 +85,23 @@ unsigned tr_use_gpr(struct tr *t, unsigned g, unsigned scratch)
 
 /* --- Memory operands ------------------------------------------------------------------------------------------- */
 
+void tr_emit_rip(struct tr *t, unsigned to, jit_place place)
+{
+	s64 rest = (s64)place;
+
+	t->s0 = to == S0 ? 0 : t->s0;
+	if (t->b->fixed) {
+		emit_mov_imm(t->e, to, place);
+		return;
+	}
+	emit_load_abs(t->e, to, &t->j->page_rip);
+	while (rest) {
+		s32 step = rest > INT32_MAX ? INT32_MAX : rest < INT32_MIN ? INT32_MIN : (s32)rest;
+		emit_rm_disp(t->e, 1, 0x8d, to, to, step);
+		rest -= step;
+	}
+}
+
 void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to)
 {
 	struct emit *e = t->e;
@@ -93,8 +110,14 @@ void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to)
 
 	t->s0 = to == S0 ? 0 : t->s0;
 
-	if (i->base == RIP_BASE || (i->base == NO_REG && i->index == NO_REG)) {
-		u64 ea = (i->base == RIP_BASE ? t->rip + i->len : 0) + (u64)(i->disp + more);
+	if (i->base == RIP_BASE) {
+		tr_emit_rip(t, to, t->place + i->len + (u64)(i->disp + more));
+		if (!w)
+			emit_rr(e, 0, 0x8b, to, to);
+		return;
+	}
+	if (i->base == NO_REG && i->index == NO_REG) {
+		u64 ea = (u64)(i->disp + more);
 		emit_mov_imm(e, to, w ? ea : (u32)ea);
 		return;
 	}
@@ -123,7 +146,7 @@ struct jit_site *tr_new_site(struct tr *t, const struct insn *i)
 		t->full = true;
 		return NULL;
 	}
-	*s = (struct jit_site){.insn = i, .block = t->b, .rip = t->rip};
+	*s = (struct jit_site){.insn = i, .block = t->b, .place = t->place};
 	return s;
 }
 

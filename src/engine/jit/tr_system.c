@@ -213,7 +213,7 @@ static void emit_mmu_index(struct tr *t, const struct insn *i, unsigned index)
 	emit_bytes(e, "\x66\x81", 2); /* xor word [epoch's], both */
 	emit_modrm_abs(e, 6, (const u8 *)&t->j->epoch + JIT_EPOCH_SHIFT / 8);
 	emit16(e, index ^ index_of(t));
-	tr_emit_goto(t, t->rip + i->len);
+	tr_emit_goto(t, t->place + i->len);
 }
 
 static bool emit_stac(struct tr *t, unsigned n, const struct insn *i)
@@ -369,7 +369,7 @@ static bool emit_syscall(struct tr *t, unsigned n, const struct insn *i)
 {
 	tr_flags_to_slot(t, tr_flags_needed(t, n));
 	emit_mov_imm(t->e, S1, (u64)tr_new_site(t, i));
-	emit_mov_imm(t->e, S0, t->rip + i->len);
+	tr_emit_rip(t, S0, t->place + i->len);
 	emit_jmp(t->e, t->j->stub_syscall);
 	return true;
 }

@@ -13,13 +13,13 @@ void tr_emit_x87_note(struct tr *t, const struct insn *i)
 	}
 	if (!t->x87_noted) {
 		t->s0 = 0;
-		emit_mov_imm(e, S0, t->rip & PAGE_MASK);
+		emit_mov_imm(e, S0, t->place & PAGE_MASK);
 		emit_store_abs(e, S0, &t->j->x87_page);
 		t->x87_noted = !i->is_mem; /* of an access C may have taken care */
 	}
 	emit8(e, 0xc7); /* mov dword [x87_last], .. */
 	emit_modrm_abs(e, 0, &t->j->x87_last);
-	emit32(e, X87_LAST(t->rip & (PAGE_SIZE - 1), (i->opcode & 7) << 8 | i->modrm));
+	emit32(e, X87_LAST(t->place & (PAGE_SIZE - 1), (i->opcode & 7) << 8 | i->modrm));
 }
 
 /* What is about to be loaded from [r14] must mask all exceptions and have no reserved bit, or it is C's. */

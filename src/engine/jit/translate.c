@@ -289,7 +289,10 @@ static void tr_liveness(struct tr *t)
 	t->b->flags_live = live;
 }
 
-/* Leaves when somebody wants the vCPU to look. */
+/*
+ * Leaves when somebody wants the vCPU to look. Links that lead forward skip it: whatever runs for long goes back, or
+ * through the jump cache, now and then.
+ */
 static void emit_poll(struct tr *t)
 {
 	struct emit *e = t->e;
@@ -297,15 +300,20 @@ static void emit_poll(struct tr *t)
 	emit8(e, 0x83); /* cmp dword [request], 0 */
 	emit_modrm_abs(e, 7, &t->j->cpu->request);
 	emit8(e, 0);
-	u8 *request = emit_jcc(e, CC_E);
-	u8 *leave = e->p;
-	emit_mov_imm(e, S0, t->b->rip);
-	emit_store_abs(e, S0, &t->j->cpu->rip);
-	emit_jmp(e, t->j->stub_exit);
-	emit_patch(request, e->p);
+	t->poll[0] = emit_jcc(e, CC_NE);
 	emit_mov_imm(e, S0, (u64)t->j->cpu->immediate_exit);
 	emit_bytes(e, "\x41\x80\x3e\x00", 4); /* cmp byte [r14], 0 */
-	emit_patch(emit_jcc(e, CC_NE), leave);
+	t->poll[1] = emit_jcc(e, CC_NE);
+	t->b->poll = (u8)(emit_here(e) - t->b->entry);
+}
+
+static void emit_poll_exit(struct tr *t, jit_place start)
+{
+	emit_patch(t->poll[0], t->e->p);
+	emit_patch(t->poll[1], t->e->p);
+	tr_emit_rip(t, S0, start);
+	emit_store_abs(t->e, S0, &t->j->cpu->rip);
+	emit_jmp(t->e, t->j->stub_exit);
 }
 
 static struct jit_block *translate(struct jit *j, const u8 *p)
@@ -318,7 +326,6 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	t.e = &j->e;
 	t.code = p;
 	t.page_end = (const u8 *)(((u64)p & PAGE_MASK) + PAGE_SIZE);
-	t.rip = j->cpu->rip;
 	t.word = j->mode & JIT_MODE_32 ? 4 : 8;
 	if (j->e.p + JIT_BLOCK_MAX > j->rw + j->code_size)
 		return NULL;
@@ -326,6 +333,8 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	if (!b)
 		return NULL;
 	*b = (struct jit_block){.code = p, .rip = j->cpu->rip, .mode = j->mode, .entry = emit_here(&j->e)};
+	b->fixed = jit_fixed(b->mode, b->rip);
+	jit_place start = t.place = b->fixed ? b->rip : b->rip & ~PAGE_MASK;
 	if (!tr_decode(&t, p))
 		return NULL;
 	if (!t.nr) {
@@ -344,7 +353,7 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	for (unsigned n = 0; n < t.nr && !t.full;) {
 		b->offset[n] = (u16)(emit_here(&j->e) - b->entry);
 		for (unsigned done = tr_insn(&t, n); done; done--) {
-			t.rip += t.insn[n++].len;
+			t.place += t.insn[n++].len;
 			if (done > 1) /* under one check: they count as the first of them */
 				b->offset[n] = (u16)(emit_here(&j->e) - b->entry);
 		}
@@ -352,8 +361,9 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	const struct insn *last = &t.insn[t.nr - 1];
 	if (!t.full && (!block_ends_at(last) || tr_is_jcc(last) || tr_goes_on(&t, last))) {
 		tr_flags_to_slot(&t, FL_ARITH);
-		tr_emit_goto(&t, t.rip);
+		tr_emit_goto(&t, t.place);
 	}
+	emit_poll_exit(&t, start);
 	tr_emit_late_paths(&t);
 	if (t.full)
 		return NULL;

@@ -309,16 +309,19 @@ static bool to_be_compared(struct lockstep *l, const struct jit_block *b, u64 ri
 }
 
 /* Which blocks may lead to which: chains of up to CHAIN_MAX, no loops. */
-static unsigned rank(u64 rip)
+static unsigned rank(const struct jit_block *b)
 {
-	return (rip ^ rip >> 4 ^ rip >> 7) % CHAIN_MAX;
+	u64 at = (u64)b->code;
+
+	return (at ^ at >> 4 ^ at >> 7) % CHAIN_MAX;
 }
 
-static void link_to(struct lockstep *l, struct jit_block *b, u64 rip)
+static void link_to(struct lockstep *l, struct jit *j, struct jit_block *b)
 {
 	struct jit_link *k = l->link;
 
-	if (k && k->rip == rip && !k->from->dead && !k->to && rank(k->from->rip) < rank(rip) && !clock_reads(b))
+	if (k && jit_rip(j, k->from, k->place) == j->cpu->rip && !k->from->dead && !k->to && rank(k->from) < rank(b) &&
+	    !clock_reads(b))
 		jit_link_set(k, b);
 	l->link = NULL;
 }
@@ -348,7 +351,7 @@ static enum exit_reason lockstep_blocks(struct cpu *c)
 			l->skipped++;
 			continue;
 		}
-		link_to(l, b, c->rip);
+		link_to(l, j, b);
 		if (!to_be_compared(l, b, c->rip)) {
 			l->link = jit_block_run(j, b);
 			continue;
