@@ -91,9 +91,20 @@ void tr_emit_fpu_guard(struct tr *t, const struct insn *i)
 		t->fpu_checked |= need;
 	}
 	if (use) {
+		/* One component is mostly set already, and a store would be what a short loop waits for. */
+		bool one = !(use & (use - 1));
+		u8 *set = NULL;
+		if (one) {
+			emit8(t->e, 0xf6); /* test byte [xinuse], component */
+			emit_modrm_abs(t->e, 0, &t->j->cpu->fpu.xinuse);
+			emit8(t->e, (u8)use);
+			set = emit_jcc(t->e, CC_NE);
+		}
 		emit8(t->e, 0x81); /* or dword [xinuse], components */
 		emit_modrm_abs(t->e, 1, &t->j->cpu->fpu.xinuse);
 		emit32(t->e, use);
+		if (one)
+			emit_patch(set, t->e->p);
 		t->xinuse |= use;
 	}
 }
