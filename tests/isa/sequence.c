@@ -298,7 +298,15 @@ static void place_stack(struct gen *g)
 	u8 reg = pick_reg(g);
 
 	need_stack(g);
-	switch (rng_below(6)) {
+	switch (rng_below(8)) {
+	case 6: /* PUSH [rSP + 8]; PUSH [rBP + 8] */
+		place(g, BYTES(0xff, 0x74, 0x24, 8));
+		break;
+	case 7:
+		place_mov(g, RBP, DATA_BASE + 0x400 + rng_below(0x1000));
+		place_rex(g, reg >> 3, BYTES(0x50 | (reg & 7)));
+		place(g, BYTES(0xff, 0x75, 8));
+		break;
 	case 0:
 		place32(g, BYTES(0x68), (u32)rng_value());
 		break;
@@ -687,8 +695,9 @@ void program_generate(struct program *p, unsigned bits)
 		place(&g, BYTES(0xc3));
 	}
 	for (unsigned n = 0; n < g.nr_fixups; n++) {
-		u32 at = g.label[g.fixup[n].block], v = g.fixup[n].absolute ? CODE_BASE + at : at - (g.fixup[n].at + 4u);
-		memcpy(p->code + g.fixup[n].at, &v, 4);
+		const struct fixup *x = &g.fixup[n];
+		u32 to = g.label[x->block], v = x->absolute ? CODE_BASE + to : to - (x->at + 4u);
+		memcpy(p->code + x->at, &v, 4);
 	}
 	fix_patches(&g);
 	memcpy(p->data, native_data(), DATA_SIZE);

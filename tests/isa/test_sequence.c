@@ -157,8 +157,8 @@ static void print_program(const struct program *p)
 		const struct placed *i = &p->insn[n];
 		const u8 *bytes = p->code + i->at;
 		ZydisDisassembledInstruction d;
-		bool ok = ZYAN_SUCCESS(
-			ZydisDisassembleIntel(p->bits == 64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32, CODE_BASE + i->at, bytes, i->len, &d));
+		ZydisMachineMode mode = p->bits == 64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32;
+		bool ok = ZYAN_SUCCESS(ZydisDisassembleIntel(mode, CODE_BASE + i->at, bytes, i->len, &d));
 
 		if (i->removed)
 			continue;
@@ -270,7 +270,8 @@ static bool test(unsigned nr, unsigned bits)
 		if (ended[v])
 			printf(" vector %u: %llu;", v, (unsigned long long)ended[v]);
 	printf(" no end: %u\n", endless);
-	printf("%sok %u - random sequences of %u-bit code: %llu\n", failed ? "not " : "", nr, bits, (unsigned long long)n);
+	printf("%sok %u - random sequences of %u-bit code: %llu\n", failed ? "not " : "", nr, bits,
+	       (unsigned long long)n);
 	return !failed;
 }
 

@@ -1,5 +1,5 @@
 /*
- * The translator: guest code of 64-bit mode becomes host code. Same instructions on both sides, so most are emitted as
+ * The translator: guest code of 32 or 64 bits becomes host code. Same instructions on both sides, so most are emitted as
  * they are; memory operands go through the TLB inline.
  *
  * Registers in generated code:

@@ -1,7 +1,7 @@
 /* Which code has translations, and of what kind. */
 #include "engine/jit/jit.h"
 
-/* The offset from which on accesses need C; 0: all of them. What lies below may be read and written (SDM vol. 3A, 5.3, 5.5). */
+/* Offsets below may be read and written (SDM vol. 3A, 5.3 and 5.5); from here on accesses need C. 0: all of them. */
 static u64 end_of(const struct segment *s)
 {
 	bool data_up_writable = (s->type & 0xe) == 2;

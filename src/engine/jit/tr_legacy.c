@@ -59,9 +59,9 @@ bool tr_push_mem(struct tr *t, unsigned n, const struct insn *i)
 bool tr_can_store_high(const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
-	bool arith = i->opcode < 0x40 && (i->opcode & 7) == 0;
+	bool known = (i->opcode < 0x40 && (i->opcode & 7) == 0) || i->opcode == 0x84 || i->opcode == 0x88;
 
-	return r->space == ENC_LEGACY && r->map == 0 && (arith || i->opcode == 0x84 || i->opcode == 0x88) && !r->flags_read;
+	return r->space == ENC_LEGACY && r->map == 0 && known && !r->flags_read;
 }
 
 unsigned tr_emit_high_byte(struct tr *t, const struct insn *i)
