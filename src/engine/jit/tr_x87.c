@@ -12,8 +12,7 @@ void tr_emit_x87_note(struct tr *t, const struct insn *i)
 		emit_store_abs(e, S0, t->j->cpu->fpu.x87 + FX_FDP);
 	}
 	if (!t->x87_noted) {
-		t->s0 = 0;
-		emit_mov_imm(e, S0, t->place & PAGE_MASK);
+		tr_emit_rip(t, S0, t->place & PAGE_MASK);
 		emit_store_abs(e, S0, &t->j->x87_page);
 		t->x87_noted = !i->is_mem; /* of an access C may have taken care */
 	}
