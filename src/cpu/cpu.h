@@ -219,14 +219,35 @@ enum mmu_index {
 };
 
 /* Non-global entries filled since the last flush, so that a CR3 write clears only those. */
-#define TLB_JOURNAL 512
+#define TLB_JOURNAL 1024
+
+/* Non-global translations of a PCID that is not in use, until CR3 comes back to it. */
+struct tlb_space {
+	u64 cr3;       /* whose low 12 bits are the PCID */
+	u64 exec_gen;  /* cpu->exec_gen[0] of this address space; 0: nothing is kept here */
+	u64 write_gen; /* tlb.write_gen when the entries were saved */
+	u16 nr;
+	u16 at[TLB_JOURNAL]; /* as in the journal */
+	struct tlb_entry e[TLB_JOURNAL];
+	u8 exec_gone[TLB_SIZE / 8];
+};
+#define TLB_SPACES 8
+
 struct tlb {
 	struct tlb_entry e[NR_MMU_INDEX][TLB_SIZE];
-	u16 journal_n; /* > TLB_JOURNAL: overflowed, sweep the whole array */
+	u64 touched[NR_MMU_INDEX]; /* bit per TLB_SIZE / 64 entries: one has been filled since the last full flush */
+	u16 journal_n; /* > TLB_JOURNAL: overflowed, sweep all that is touched */
 	u16 journal[TLB_JOURNAL]; /* mmu_index << TLB_BITS | entry */
+	u8 noted[NR_MMU_INDEX][TLB_SIZE / 8];  /* entries in the journal */
 	u8 global[NR_MMU_INDEX][TLB_SIZE / 8]; /* entries from pages with PTE.G */
-	u8 large_bits[2]; /* by half of the address space: page_bits of the largest page seen, which INVLPG must drop whole */
-	u8 used; /* bit per MMU index: has been filled since the last full flush */
+	u8 large_bits[64]; /* by a hash of the address: page_bits of the largest page seen, which INVLPG must drop whole */
+	u8 exec_gone[2][TLB_SIZE / 8]; /* entries that have lost an exec tag for want of room since cpu->exec_gen[] changed */
+	bool exec_local;  /* the supervisor has had exec tags of non-global pages since the last flush */
+	bool exec_shared; /* the user has had exec tags of global pages since the last full flush */
+	u64 write_gen;    /* counts tlb_drop_writes() */
+	u16 writer[1u << 13]; /* by a hash of the host page: whose write tag is set, see tlb.c */
+	struct tlb_space space[TLB_SPACES];
+	unsigned space_next; /* to be given away when all are in use */
 };
 
 /* --- The processor --------------------------------------------------------------------------------*/
@@ -314,7 +335,13 @@ struct cpu {
 	u64 db_pending;    /* DR6 bits of data breakpoints that the instruction under execution hit */
 
 	struct tlb *tlbs;
-	u64 exec_gen;   /* counts TLB flushes: what was derived from an exec tag before may be wrong after */
+	/*
+	 * [cpl < 3]: names the present translations of code. Whatever was derived from an exec tag under one value holds
+	 * again whenever the value is back: it comes and goes with the PCID, and the supervisor's lasts as long as the
+	 * global entries that its code is in. A value is never used again for others.
+	 */
+	u64 exec_gen[2];
+	u64 exec_gen_last; /* the latest value given */
 	const struct gpa_map *map; /* the memory map this run uses; changed only between runs */
 	u8 maxphyaddr;             /* bits of a guest physical address, from CPUID 0x80000008 */
 	u8 maxlinear;              /* 48, or 57 with LA57, derived */

@@ -57,11 +57,8 @@ void cr3_write(struct cpu *c, u64 v)
 		if (uses_pdptes(c->cr0, c->cr4, c->efer) && !mmu_load_pdptes(c, v))
 			raise_gp0(c);
 	}
-	/* The TLB holds one address space: bit 63 can keep its entries only when that one stays. */
-	keep = keep && v == c->cr3;
+	tlb_switch(c, v, keep);
 	c->cr3 = v;
-	if (!keep)
-		tlb_flush_nonglobal(c);
 }
 
 /* The bits of CR4 that CPUID grants. VME and PVI are not on offer. */

@@ -47,6 +47,12 @@ static inline const struct gpa_slot *gpa_find(const struct gpa_map *m, u64 gpa)
 	return NULL;
 }
 
+/* Likewise, looking first at @near, a slot of @m or NULL. */
+static inline const struct gpa_slot *gpa_find_near(const struct gpa_map *m, const struct gpa_slot *near, u64 gpa)
+{
+	return near && gpa - near->gpa < near->size ? near : gpa_find(m, gpa);
+}
+
 /* Writes to this page must be seen by the engine: it gets no write tag in any TLB. */
 static inline bool gpa_has_code(const struct gpa_slot *s, u64 gpa)
 {

@@ -47,7 +47,7 @@ static u64 entry_read(const struct cpu *c, struct walk *w, u64 gpa)
 	struct walk_step *s = &w->step[w->n++];
 
 	s->gpa = gpa;
-	s->slot = gpa_find(c->map, gpa);
+	s->slot = gpa_find_near(c->map, w->n > 1 ? s[-1].slot : NULL, gpa);
 	s->host = s->slot ? s->slot->hva + (gpa - s->slot->gpa) : NULL;
 	if (!s->host)
 		s->entry = ~0ull;
@@ -293,148 +293,7 @@ bool mmu_load_pdptes(struct cpu *c, u64 cr3)
 	return true;
 }
 
-/* --- The TLB ------------------------------------------------------------------------------------------ */
-
-static void entry_clear(struct tlb_entry *e, unsigned i)
-{
-	e->tag_r = e->tag_w = e->tag_x = tag_none(i);
-}
-
-static void array_clear(struct tlb_entry *e)
-{
-	memset(e, 0, TLB_SIZE * sizeof(*e));
-	entry_clear(&e[0], 0);
-}
-
-void tlb_flush_all(struct cpu *c)
-{
-	struct tlb *tlb = c->tlbs;
-
-	if (c->journal)
-		c->journal->tlb_flush(c);
-	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
-		if (tlb->used >> idx & 1)
-			array_clear(tlb->e[idx]);
-	tlb->used = 0;
-	tlb->journal_n = 0;
-	tlb->large_bits[0] = tlb->large_bits[1] = 0;
-	c->stat.tlb_flushes++;
-	c->exec_gen++;
-}
-
-void tlb_flush_nonglobal(struct cpu *c)
-{
-	struct tlb *tlb = c->tlbs;
-
-	if (c->journal)
-		c->journal->tlb_flush(c);
-	if (tlb->journal_n <= TLB_JOURNAL) {
-		for (unsigned n = 0; n < tlb->journal_n; n++) {
-			unsigned idx = tlb->journal[n] >> TLB_BITS, i = tlb->journal[n] & (TLB_SIZE - 1);
-			if (!(tlb->global[idx][i / 8] >> i % 8 & 1))
-				entry_clear(&tlb->e[idx][i], i);
-		}
-	} else {
-		for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
-			for (unsigned i = 0; (tlb->used >> idx & 1) && i < TLB_SIZE; i++)
-				if (!(tlb->global[idx][i / 8] >> i % 8 & 1))
-					entry_clear(&tlb->e[idx][i], i);
-	}
-	tlb->journal_n = 0;
-	c->stat.tlb_flushes++;
-	c->exec_gen++;
-}
-
-static bool entry_within(const struct tlb_entry *e, u64 mask, u64 base)
-{
-	return (e->tag_r & mask) == base || (e->tag_w & mask) == base || (e->tag_x & mask) == base;
-}
-
-void tlb_flush_page(struct cpu *c, u64 la)
-{
-	struct tlb *tlb = c->tlbs;
-
-	if (c->journal)
-		c->journal->tlb_flush(c);
-	c->exec_gen++;
-	/* The page may be part of a larger one, of which any 4 KiB may be in the TLB. */
-	unsigned page_bits = MAX(tlb->large_bits[la >> 63], PAGE_SHIFT);
-	u64 mask = ~(BIT64(page_bits) - 1), base = la & mask;
-	unsigned nr = page_bits - PAGE_SHIFT >= TLB_BITS ? TLB_SIZE : 1u << (page_bits - PAGE_SHIFT);
-	unsigned first = base >> PAGE_SHIFT & (TLB_SIZE - 1);
-
-	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
-		for (unsigned n = 0; (tlb->used >> idx & 1) && n < nr; n++) {
-			struct tlb_entry *e = &tlb->e[idx][(first + n) & (TLB_SIZE - 1)];
-			if (entry_within(e, mask, base))
-				entry_clear(e, (first + n) & (TLB_SIZE - 1));
-		}
-}
-
-void tlb_flush_pkru(struct cpu *c)
-{
-	if (c->cr4 & CR4_PKE)
-		tlb_flush_all(c);
-}
-
-/* Marks entry @i as (not) global, and notes a non-global one for the next CR3 write. */
-static void tlb_note(struct tlb *tlb, enum mmu_index idx, unsigned i, bool fresh, bool global)
-{
-	u8 *byte = &tlb->global[idx][i / 8], bit = (u8)BIT(i % 8);
-	bool noted = !fresh && !(*byte & bit);
-
-	if (global) {
-		*byte |= bit;
-		return;
-	}
-	*byte &= (u8)~bit;
-	if (noted || tlb->journal_n > TLB_JOURNAL)
-		return;
-	if (tlb->journal_n < TLB_JOURNAL)
-		tlb->journal[tlb->journal_n] = (u16)(idx << TLB_BITS | i);
-	tlb->journal_n++;
-}
-
-/* Enters the page of @la, mapped at @host by @t and @slot. The write tag only after a write: it has set the dirty bit. */
-static void tlb_enter(struct cpu *c, enum mmu_index idx, u64 la, enum access acc, const struct translation *t,
-		      const struct gpa_slot *slot, u8 *host)
-{
-	struct tlb *tlb = c->tlbs;
-	u64 page = la & PAGE_MASK, host_page = (u64)host & PAGE_MASK;
-	unsigned i = la >> PAGE_SHIFT & (TLB_SIZE - 1);
-	struct tlb_entry *e = &tlb->e[idx][i];
-	bool same = e->host == host_page && entry_within(e, ~0ull, page);
-	bool watched = unlikely(c->watch_active) && debug_watched_page(c, la);
-	/* Not fresh: a page is in this slot, so the slot is in the journal already unless that page was global. */
-	bool fresh = e->tag_r == tag_none(i) && e->tag_w == tag_none(i) && e->tag_x == tag_none(i);
-
-	if (c->journal)
-		c->journal->tlb_entry(c, idx, i);
-	tlb->used |= (u8)BIT(idx);
-	tlb_note(tlb, idx, i, fresh, t->global);
-	if (t->page_bits > PAGE_SHIFT)
-		tlb->large_bits[la >> 63] = MAX(tlb->large_bits[la >> 63], t->page_bits);
-	if (!same || watched)
-		e->tag_w = tag_none(i);
-	e->host = host_page;
-	e->tag_r = !watched && allowed(c, t, ACC_READ, idx) ? page : tag_none(i);
-	e->tag_x = allowed(c, t, ACC_EXEC, idx) ? page : tag_none(i);
-	if (acc == ACC_WRITE && !watched && !gpa_has_code(slot, t->gpa))
-		e->tag_w = page;
-}
-
-void tlb_drop_writes(struct cpu *c, const u8 *host)
-{
-	struct tlb *tlb = c->tlbs;
-	u64 page = (u64)host & PAGE_MASK;
-
-	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
-		for (unsigned i = 0; (tlb->used >> idx & 1) && i < TLB_SIZE; i++) {
-			struct tlb_entry *e = &tlb->e[idx][i];
-			if (e->tag_w != tag_none(i) && e->host == page)
-				e->tag_w = tag_none(i);
-		}
-}
+/* --- Filling the TLB ---------------------------------------------------------------------------------- */
 
 void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum access acc, enum mmu_index idx, u64 *gpa)
 {
@@ -462,7 +321,14 @@ void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum acce
 	}
 	if (unlikely(gpa_has_code(slot, t.gpa)) && c->code_fill)
 		c->code_fill(c, host);
-	tlb_enter(c, idx, la, acc, &t, slot, host);
+	struct tlb_page page = {
+		.la = la & PAGE_MASK, .host = (u64)host & PAGE_MASK, .page_bits = t.page_bits, .global = t.global,
+		.read = allowed(c, &t, ACC_READ, idx), .write = acc == ACC_WRITE && !gpa_has_code(slot, t.gpa),
+		.exec = allowed(c, &t, ACC_EXEC, idx),
+	};
+	if (unlikely(c->watch_active) && debug_watched_page(c, la))
+		page.read = page.write = false;
+	tlb_enter(c, idx, &page);
 	return host;
 }
 

@@ -1,8 +1,9 @@
-/* Address translation: page walks for every paging mode, and the TLB (SDM vol. 3A, chapter 4). */
+/* Address translation: page walks for every paging mode (SDM vol. 3A, chapter 4). */
 #ifndef CPU_MMU_H
 #define CPU_MMU_H
 
 #include "cpu/cpu.h"
+#include "cpu/tlb.h"
 
 enum access { ACC_READ, ACC_WRITE, ACC_EXEC };
 
@@ -24,20 +25,6 @@ u32 mmu_walk(struct cpu *c, u64 la, enum access acc, enum mmu_index idx, bool se
 /* Translation without side effects for KVM_TRANSLATE and debuggers. False when not mapped. */
 bool mmu_translate(struct cpu *c, u64 la, u64 *gpa, bool *writable, bool *user);
 
-/*
- * What an empty tag is depends on the entry: it names a page that cannot be in that entry, so that neither equality nor
- * a distance of less than a page (generated code compares so) ever hits it.
- */
-static inline u64 tag_none(unsigned i)
-{
-	return i ? 0 : ~0ull;
-}
-
-void tlb_flush_all(struct cpu *c);        /* global ones too: CR0/CR4 changes, map changes, dirty log */
-void tlb_flush_nonglobal(struct cpu *c);  /* MOV CR3 */
-void tlb_flush_page(struct cpu *c, u64 la); /* INVLPG */
-void tlb_flush_pkru(struct cpu *c);         /* PKRU has changed (WRPKRU, XRSTOR) */
-
 /* How an access at privilege level @cpl looks at memory now. */
 static inline enum mmu_index mmu_index_at(const struct cpu *c, unsigned cpl)
 {
@@ -58,9 +45,6 @@ static inline bool la_canonical(const struct cpu *c, u64 la)
 	unsigned unused = 64 - c->maxlinear;
 	return (u64)((s64)(la << unused) >> unused) == la;
 }
-
-/* The page at @host gets no write tag any more until it is filled anew: something watches writes to it. */
-void tlb_drop_writes(struct cpu *c, const u8 *host);
 
 /*
  * Slow half of every access: walk, fill the TLB, return the host address of @la, whose @size bytes lie in one page.

@@ -295,7 +295,7 @@ static void invlpg(struct cpu *c, const struct insn *i)
 	done(c, i);
 }
 
-/* SDM vol. 2, INVPCID. Non-global translations are not told apart by PCID here: more is dropped than asked for. */
+/* SDM vol. 2, INVPCID. Of another PCID than the present one all is dropped, even if one page was asked for. */
 static void invpcid(struct cpu *c, const struct insn *i)
 {
 	u64 type = g_get(c, i, c->code_bits == 64 ? 8 : 4), d[2];
@@ -308,7 +308,13 @@ static void invpcid(struct cpu *c, const struct insn *i)
 	if (type == 0 && !la_canonical(c, d[1]))
 		raise_gp0(c);
 	switch (type) {
-	case 0: tlb_flush_page(c, d[1]); break;
+	case 0:
+		if (tlb_pcid(c) == d[0])
+			tlb_flush_page(c, d[1]);
+		else
+			tlb_flush_pcid(c, (unsigned)d[0]);
+		break;
+	case 1: tlb_flush_pcid(c, (unsigned)d[0]); break;
 	case 2: tlb_flush_all(c); break;
 	default: tlb_flush_nonglobal(c); break;
 	}

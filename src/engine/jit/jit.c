@@ -21,9 +21,43 @@
 #define MXCSR_MASKS 0x1f80u
 #define EPOCHS (1u << 12)
 
+/* A short number for a value of cpu->exec_gen: that of last time, when it is back. */
+static u32 epoch_number(struct jit *j, u64 gen)
+{
+	for (unsigned n = 0; n < ARRAY_SIZE(j->known); n++)
+		if (j->known[n].gen == gen)
+			return j->known[n].nr;
+	u32 nr = ++j->epoch_last;
+	j->known[nr % ARRAY_SIZE(j->known)] = (struct jit_epoch){gen, nr};
+	return nr;
+}
+
+static void sync_epochs(struct jit *j)
+{
+	const u64 *gen = j->cpu->exec_gen;
+
+	if (likely(j->seen_gen[0] == gen[0] && j->seen_gen[1] == gen[1]))
+		return;
+	if (j->epoch_last > EPOCHS - 3) { /* no room for two more */
+		memset(j->jump, 0, sizeof(j->jump));
+		memset(j->known, 0, sizeof(j->known));
+		memset(j->seen_gen, 0, sizeof(j->seen_gen));
+		j->epoch_last = 0;
+	}
+	for (unsigned super = 0; super < 2; super++) {
+		if (j->seen_gen[super] == gen[super])
+			continue;
+		j->seen_gen[super] = gen[super];
+		j->epoch_nr[super] = epoch_number(j, gen[super]);
+	}
+}
+
 static u64 epoch_at(const struct jit *j, unsigned mode)
 {
-	return (u64)(j->epoch_nr << 4 | (mode & 15)) << JIT_EPOCH_SHIFT;
+	unsigned index = mode & (JIT_MODE_32 - 1);
+	bool super = index != MMU_USER && index != MMU_USER_ALIGN;
+
+	return (u64)(j->epoch_nr[super] << 4 | (mode & 15)) << JIT_EPOCH_SHIFT;
 }
 
 /* With AC clear, and where SYSCALL leads to an address that a key can hold. */
@@ -60,13 +94,7 @@ void jit_sync(struct jit *j)
 {
 	struct cpu *c = j->cpu;
 
-	if (j->seen_gen != c->exec_gen) {
-		j->seen_gen = c->exec_gen;
-		if (++j->epoch_nr == EPOCHS) {
-			j->epoch_nr = 1;
-			memset(j->jump, 0, sizeof(j->jump));
-		}
-	}
+	sync_epochs(j);
 	jit_mode_sync(j);
 	j->epoch = epoch_at(j, j->mode);
 	sync_levels(j);
@@ -441,7 +469,6 @@ static int jit_vcpu_create(struct cpu *c)
 	}
 	j->e = (struct emit){.p = j->rw, .rx = j->rx - j->rw};
 	j->data_p = j->data;
-	j->epoch_nr = 1;
 	j->vec_bad = VEC_AWAY;
 	j->vec_max = xsave_supported() & BIT64(6) ? 64 : xsave_supported() & BIT64(2) ? 32 : 16;
 	j->bmi2 = __builtin_cpu_supports("bmi2");

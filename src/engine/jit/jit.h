@@ -155,8 +155,9 @@ struct jit {
 	struct {
 		u64 cr0, cr4, efer, star, lstar;
 	} seen;                /* CPU state for which level was made */
-	u64 seen_gen;          /* cpu->exec_gen for which epoch was made */
-	u32 epoch_nr;
+	u64 seen_gen[2];       /* cpu->exec_gen whose number is in epoch_nr */
+	u32 epoch_nr[2], epoch_last;
+	struct jit_epoch { u64 gen; u32 nr; } known[16]; /* the latest numbers given */
 	bool flush;            /* to be done by the dispatcher */
 	u8 vec_max;            /* bytes of the widest vector register of the host */
 	bool alone;            /* generated code returns after each block: see jit_block_at() */

@@ -61,11 +61,13 @@ static void state_keep(struct lockstep_state *s, const struct cpu *c)
 
 static void state_back(struct cpu *c, const struct lockstep_state *s)
 {
-	u64 gen = c->exec_gen; /* never goes back: things are remembered by it */
+	u64 last = c->exec_gen_last; /* never goes back: things are remembered by names given since */
 
 	cpu_copy(c, &s->cpu);
 	memcpy(c->msr, s->msr, msr_count() * sizeof(*s->msr));
-	c->exec_gen = gen;
+	c->exec_gen[0] = ++last;
+	c->exec_gen[1] = ++last;
+	c->exec_gen_last = last;
 }
 
 /* --- The two runs ----------------------------------------------------------------------------------------------- */

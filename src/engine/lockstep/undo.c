@@ -86,7 +86,8 @@ static void on_tlb_entry(struct cpu *c, unsigned idx, unsigned i)
 		return;
 	}
 	u->entry[u->nr_entries++] = (struct undo_entry){
-		.idx = (u8)idx, .i = (u16)i, .global = c->tlbs->global[idx][i / 8] >> i % 8 & 1, .old = c->tlbs->e[idx][i],
+		.idx = (u8)idx, .i = (u16)i, .global = c->tlbs->global[idx][i / 8] >> i % 8 & 1,
+		.noted = c->tlbs->noted[idx][i / 8] >> i % 8 & 1, .old = c->tlbs->e[idx][i],
 	};
 }
 
@@ -112,10 +113,9 @@ static void tlb_restore(struct undo *u, struct cpu *c)
 
 		t->e[e->idx][e->i] = e->old;
 		t->global[e->idx][e->i / 8] = (u8)((t->global[e->idx][e->i / 8] & ~bit) | (e->global ? bit : 0));
+		t->noted[e->idx][e->i / 8] = (u8)((t->noted[e->idx][e->i / 8] & ~bit) | (e->noted ? bit : 0));
 	}
-	t->used = u->used;
 	t->journal_n = u->journal_n;
-	memcpy(t->large_bits, u->large_bits, sizeof(t->large_bits));
 }
 
 static void drop_write_tags(struct undo *u, struct cpu *c)
@@ -125,7 +125,7 @@ static void drop_write_tags(struct undo *u, struct cpu *c)
 		c->tlbs->e[u->filled[n] >> TLB_BITS][i].tag_w = tag_none(i);
 	}
 	for (unsigned idx = 0; idx < NR_MMU_INDEX && u->nr_filled > UNDO_ENTRIES_MAX; idx++)
-		for (unsigned i = 0; i < TLB_SIZE && (c->tlbs->used >> idx & 1); i++)
+		for (unsigned i = 0; i < TLB_SIZE && c->tlbs->touched[idx]; i++)
 			c->tlbs->e[idx][i].tag_w = tag_none(i);
 	u->nr_filled = 0;
 }
@@ -138,9 +138,7 @@ void undo_begin(struct undo *u, struct cpu *c)
 	u->run = 1;
 	u->lost = u->flushed = false;
 	u->nr_pages = u->pages_now = u->nr_entries = 0;
-	u->used = c->tlbs->used;
 	u->journal_n = c->tlbs->journal_n;
-	memcpy(u->large_bits, c->tlbs->large_bits, sizeof(u->large_bits));
 }
 
 bool undo_again(struct undo *u, struct cpu *c)

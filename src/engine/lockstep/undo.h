@@ -24,7 +24,7 @@ struct undo_page {
 
 struct undo_entry {
 	u8 idx;
-	bool global;
+	bool global, noted;
 	u16 i;
 	struct tlb_entry old;
 };
@@ -40,8 +40,7 @@ struct undo {
 	struct undo_entry *entry;
 	bool flushed;       /* @tlb holds all of it, as it was behind the entries in the list */
 	struct tlb *tlb;
-	u8 used, large_bits[2]; /* of the TLB at the beginning */
-	u16 journal_n;
+	u16 journal_n;      /* of the TLB at the beginning */
 	unsigned nr_filled; /* > UNDO_ENTRIES_MAX: too many to know */
 	u32 filled[UNDO_ENTRIES_MAX]; /* entries that may have a write tag: idx << TLB_BITS | i */
 };

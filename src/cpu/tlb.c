@@ -1,0 +1,424 @@
+#include "cpu/tlb.h"
+
+#include <string.h>
+
+static void entry_clear(struct tlb_entry *e, unsigned i)
+{
+	e->tag_r = e->tag_w = e->tag_x = tag_none(i);
+}
+
+static bool entry_empty(const struct tlb_entry *e, unsigned i)
+{
+	return e->tag_r == tag_none(i) && e->tag_w == tag_none(i) && e->tag_x == tag_none(i);
+}
+
+static bool bit_get(const u8 *map, unsigned i)
+{
+	return map[i / 8] >> i % 8 & 1;
+}
+
+/* Before any number of entries change. */
+static void tell(struct cpu *c)
+{
+	if (c->journal)
+		c->journal->tlb_flush(c);
+}
+
+static void bit_set(u8 *map, unsigned i, bool to)
+{
+	u8 bit = (u8)BIT(i % 8);
+
+	map[i / 8] = (u8)(to ? map[i / 8] | bit : map[i / 8] & ~bit);
+}
+
+/* An entry as the journal names it. */
+#define ID(idx, i) ((u16)((idx) << TLB_BITS | (i)))
+#define ID_IDX(id) ((unsigned)(id) >> TLB_BITS)
+#define ID_I(id) ((unsigned)(id) & (TLB_SIZE - 1))
+
+/* Entries that have been filled are found by chunks: see tlb.touched. */
+#define CHUNK (TLB_SIZE / 64)
+
+static bool chunk_touched(const struct tlb *tlb, unsigned idx, unsigned i)
+{
+	return tlb->touched[idx] >> (i / CHUNK) & 1;
+}
+
+/* --- Names for the present translations of code: cpu->exec_gen ----------------------------------------------- */
+
+/* Index into exec_gen: the supervisor's code is apart from the user's. */
+static unsigned exec_class(unsigned idx)
+{
+	return idx != MMU_USER && idx != MMU_USER_ALIGN;
+}
+
+static void exec_forget(struct cpu *c, unsigned class)
+{
+	c->exec_gen[class] = ++c->exec_gen_last;
+	memset(c->tlbs->exec_gone[class], 0, sizeof(c->tlbs->exec_gone[class]));
+}
+
+/* The non-global entries have gone. */
+static void exec_forget_local(struct cpu *c)
+{
+	exec_forget(c, 0);
+	if (c->tlbs->exec_local)
+		exec_forget(c, 1);
+	c->tlbs->exec_local = false;
+}
+
+static void exec_note(struct tlb *tlb, unsigned idx, bool global)
+{
+	if (exec_class(idx))
+		tlb->exec_local |= !global;
+	else
+		tlb->exec_shared |= global;
+}
+
+/* The entry makes way for another, but what was derived from it is still in use. */
+static void exec_gone(struct tlb *tlb, unsigned idx, unsigned i)
+{
+	if (tlb->e[idx][i].tag_x != tag_none(i))
+		bit_set(tlb->exec_gone[exec_class(idx)], i, true);
+}
+
+/* --- Who writes to a host page ----------------------------------------------------------------------------------- */
+
+/*
+ * tlb.writer: 1 + the entry that has the write tag of a page with this hash, if it still has one; MANY: there may be
+ * several. So to find the write tags of a page rarely needs a look at all entries.
+ */
+#define WRITER_MANY 0xffff
+
+static u16 *writer_of(struct tlb *tlb, u64 host)
+{
+	u64 page = host >> PAGE_SHIFT;
+	return &tlb->writer[(page ^ page >> 13) % ARRAY_SIZE(tlb->writer)];
+}
+
+static struct tlb_entry *entry_of(struct tlb *tlb, u16 id)
+{
+	return &tlb->e[ID_IDX(id)][ID_I(id)];
+}
+
+static void writer_note(struct tlb *tlb, u16 id)
+{
+	u16 *w = writer_of(tlb, entry_of(tlb, id)->host);
+
+	if (*w == id + 1 || *w == WRITER_MANY)
+		return;
+	if (*w) {
+		const struct tlb_entry *other = entry_of(tlb, (u16)(*w - 1));
+		if (other->tag_w != tag_none(ID_I(*w - 1)) && writer_of(tlb, other->host) == w) {
+			*w = WRITER_MANY;
+			return;
+		}
+	}
+	*w = (u16)(id + 1);
+}
+
+static void drop_write(struct tlb *tlb, u16 id, u64 host)
+{
+	struct tlb_entry *e = entry_of(tlb, id);
+
+	if (e->host == host)
+		e->tag_w = tag_none(ID_I(id));
+}
+
+void tlb_drop_writes(struct cpu *c, const u8 *host)
+{
+	struct tlb *tlb = c->tlbs;
+	u64 page = (u64)host & PAGE_MASK;
+	u16 *w = writer_of(tlb, page);
+
+	tlb->write_gen++;
+	if (*w != WRITER_MANY) {
+		if (*w)
+			drop_write(tlb, (u16)(*w - 1), page);
+		return;
+	}
+	*w = 0;
+	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
+		for (unsigned i = 0; i < TLB_SIZE; i++) {
+			if (!chunk_touched(tlb, idx, i)) {
+				i += CHUNK - 1;
+				continue;
+			}
+			struct tlb_entry *e = &tlb->e[idx][i];
+			if (e->tag_w == tag_none(i))
+				continue;
+			drop_write(tlb, ID(idx, i), page);
+			if (e->tag_w != tag_none(i) && writer_of(tlb, e->host) == w)
+				writer_note(tlb, ID(idx, i));
+		}
+}
+
+/* --- What is put aside --------------------------------------------------------------------------------------------- */
+
+static void space_drop(struct tlb_space *s)
+{
+	s->exec_gen = 0;
+	s->nr = 0;
+}
+
+static struct tlb_space *space_find(struct tlb *tlb, u64 pcid)
+{
+	for (unsigned n = 0; n < TLB_SPACES; n++)
+		if (tlb->space[n].exec_gen && (tlb->space[n].cr3 & 0xfff) == pcid)
+			return &tlb->space[n];
+	return NULL;
+}
+
+static void spaces_drop(struct tlb *tlb)
+{
+	for (unsigned n = 0; n < TLB_SPACES; n++)
+		space_drop(&tlb->space[n]);
+}
+
+static struct tlb_space *space_new(struct tlb *tlb)
+{
+	for (unsigned n = 0; n < TLB_SPACES; n++)
+		if (!tlb->space[n].exec_gen)
+			return &tlb->space[n];
+	return &tlb->space[tlb->space_next++ % TLB_SPACES];
+}
+
+/* Takes what is journaled out of the TLB, into @s unless NULL. */
+static void journal_empty(struct tlb *tlb, struct tlb_space *s)
+{
+	for (unsigned n = 0; n < MIN(tlb->journal_n, TLB_JOURNAL); n++) {
+		u16 id = tlb->journal[n];
+		unsigned idx = ID_IDX(id), i = ID_I(id);
+		struct tlb_entry *e = &tlb->e[idx][i];
+
+		bit_set(tlb->noted[idx], i, false);
+		if (bit_get(tlb->global[idx], i))
+			continue;
+		if (s && !entry_empty(e, i)) {
+			s->at[s->nr] = id;
+			s->e[s->nr++] = *e;
+		}
+		entry_clear(e, i);
+	}
+}
+
+/* Those for which the journal had no room. */
+static void local_sweep(struct tlb *tlb)
+{
+	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
+		for (unsigned i = 0; i < TLB_SIZE; i++)
+			if (!chunk_touched(tlb, idx, i)) {
+				i += CHUNK - 1;
+			} else if (!bit_get(tlb->global[idx], i)) {
+				exec_gone(tlb, idx, i);
+				entry_clear(&tlb->e[idx][i], i);
+			}
+}
+
+static void local_clear(struct tlb *tlb, struct tlb_space *s)
+{
+	journal_empty(tlb, s);
+	if (tlb->journal_n > TLB_JOURNAL)
+		local_sweep(tlb);
+	tlb->journal_n = 0;
+}
+
+/* Puts the entry in the journal, if it is non-global and not there yet. */
+static void journal_note(struct tlb *tlb, unsigned idx, unsigned i, bool global)
+{
+	bit_set(tlb->global[idx], i, global);
+	tlb->touched[idx] |= BIT64(i / CHUNK);
+	if (global || bit_get(tlb->noted[idx], i) || tlb->journal_n > TLB_JOURNAL)
+		return;
+	if (tlb->journal_n < TLB_JOURNAL) {
+		tlb->journal[tlb->journal_n] = ID(idx, i);
+		bit_set(tlb->noted[idx], i, true);
+	}
+	tlb->journal_n++;
+}
+
+/* The TLB has no non-global entries. */
+static void space_restore(struct cpu *c, struct tlb_space *s)
+{
+	struct tlb *tlb = c->tlbs;
+	/* Whoever undoes writes has them told by mmu_fill(). */
+	bool writes = s->write_gen == tlb->write_gen && !c->journal;
+
+	for (unsigned n = 0; n < s->nr; n++) {
+		unsigned idx = ID_IDX(s->at[n]), i = ID_I(s->at[n]);
+		struct tlb_entry *e = &tlb->e[idx][i];
+
+		exec_gone(tlb, idx, i);
+		*e = s->e[n];
+		if (!writes)
+			e->tag_w = tag_none(i);
+		journal_note(tlb, idx, i, false);
+		if (e->tag_w != tag_none(i))
+			writer_note(tlb, s->at[n]);
+		if (e->tag_x != tag_none(i))
+			exec_note(tlb, idx, false);
+	}
+	memcpy(tlb->exec_gone[0], s->exec_gone, sizeof(s->exec_gone));
+	c->exec_gen[0] = s->exec_gen;
+	space_drop(s);
+}
+
+void tlb_switch(struct cpu *c, u64 cr3, bool keep)
+{
+	struct tlb *tlb = c->tlbs;
+	u64 pcid = cr3 & 0xfff;
+
+	tell(c);
+	c->stat.tlb_flushes++;
+	if (!(c->cr4 & CR4_PCIDE)) {
+		local_clear(tlb, NULL);
+		exec_forget_local(c);
+		return;
+	}
+	if (pcid == tlb_pcid(c)) {
+		if (!keep || cr3 != c->cr3)
+			tlb_flush_pcid(c, (unsigned)pcid);
+		return;
+	}
+	struct tlb_space *to = space_find(tlb, pcid), *from = space_new(tlb);
+	if (to && (!keep || to->cr3 != cr3)) {
+		space_drop(to);
+		to = NULL;
+	}
+	if (from == to) /* all are in use: what comes back is not given away */
+		from = space_new(tlb);
+	space_drop(from);
+	local_clear(tlb, from);
+	from->cr3 = c->cr3;
+	from->write_gen = tlb->write_gen;
+	/* Where global pages are the user's code as well, nobody would tell the names put aside that one has gone. */
+	from->exec_gen = tlb->exec_shared ? ++c->exec_gen_last : c->exec_gen[0];
+	memcpy(from->exec_gone, tlb->exec_gone[0], sizeof(from->exec_gone));
+	exec_forget_local(c);
+	if (to)
+		space_restore(c, to);
+}
+
+/* --- Flushes ------------------------------------------------------------------------------------------------------ */
+
+void tlb_flush_all(struct cpu *c)
+{
+	struct tlb *tlb = c->tlbs;
+
+	tell(c);
+	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++) {
+		for (unsigned n = 0; n < 64; n++)
+			if (tlb->touched[idx] >> n & 1)
+				memset(&tlb->e[idx][n * CHUNK], 0, CHUNK * sizeof(tlb->e[idx][0]));
+		entry_clear(&tlb->e[idx][0], 0);
+		tlb->touched[idx] = 0;
+	}
+	memset(tlb->noted, 0, sizeof(tlb->noted));
+	memset(tlb->large_bits, 0, sizeof(tlb->large_bits));
+	tlb->journal_n = 0;
+	spaces_drop(tlb);
+	tlb->exec_local = tlb->exec_shared = false;
+	exec_forget(c, 0);
+	exec_forget(c, 1);
+	c->stat.tlb_flushes++;
+}
+
+void tlb_flush_nonglobal(struct cpu *c)
+{
+	tell(c);
+	spaces_drop(c->tlbs);
+	local_clear(c->tlbs, NULL);
+	exec_forget_local(c);
+	c->stat.tlb_flushes++;
+}
+
+void tlb_flush_pcid(struct cpu *c, unsigned pcid)
+{
+	struct tlb_space *s = space_find(c->tlbs, pcid);
+
+	tell(c);
+	if (s)
+		space_drop(s);
+	if (pcid != tlb_pcid(c))
+		return;
+	local_clear(c->tlbs, NULL);
+	exec_forget_local(c);
+	c->stat.tlb_flushes++;
+}
+
+static bool entry_within(const struct tlb_entry *e, u64 mask, u64 base)
+{
+	return (e->tag_r & mask) == base || (e->tag_w & mask) == base || (e->tag_x & mask) == base;
+}
+
+/* Large pages are remembered by the GiB that they are in. */
+static u8 *large_bits(struct tlb *tlb, u64 la)
+{
+	u64 gib = la >> 30;
+	return &tlb->large_bits[(gib ^ gib >> 6 ^ gib >> 12) & 63];
+}
+
+void tlb_flush_page(struct cpu *c, u64 la)
+{
+	struct tlb *tlb = c->tlbs;
+	/* The page may be part of a larger one, of which any 4 KiB may be in the TLB. */
+	unsigned page_bits = MAX(*large_bits(tlb, la), PAGE_SHIFT);
+	u64 mask = ~(BIT64(page_bits) - 1), base = la & mask;
+	unsigned nr = page_bits - PAGE_SHIFT >= TLB_BITS ? TLB_SIZE : 1u << (page_bits - PAGE_SHIFT);
+	unsigned first = base >> PAGE_SHIFT & (TLB_SIZE - 1);
+	bool exec[2] = {false, false};
+
+	tell(c);
+	for (unsigned n = 0; n < nr; n++) {
+		unsigned i = (first + n) & (TLB_SIZE - 1);
+		exec[0] |= bit_get(tlb->exec_gone[0], i);
+		exec[1] |= bit_get(tlb->exec_gone[1], i);
+		for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++) {
+			struct tlb_entry *e = &tlb->e[idx][i];
+			if (!entry_within(e, mask, base))
+				continue;
+			exec[exec_class(idx)] |= e->tag_x != tag_none(i);
+			entry_clear(e, i);
+		}
+	}
+	if (exec[0])
+		exec_forget(c, 0);
+	if (exec[1])
+		exec_forget(c, 1);
+}
+
+void tlb_flush_pkru(struct cpu *c)
+{
+	if (c->cr4 & CR4_PKE)
+		tlb_flush_all(c);
+}
+
+/* --- Filling --------------------------------------------------------------------------------------------------------- */
+
+void tlb_enter(struct cpu *c, enum mmu_index idx, const struct tlb_page *p)
+{
+	struct tlb *tlb = c->tlbs;
+	unsigned i = p->la >> PAGE_SHIFT & (TLB_SIZE - 1);
+	struct tlb_entry *e = &tlb->e[idx][i];
+
+	if (c->journal)
+		c->journal->tlb_entry(c, idx, i);
+	if (e->host != p->host || !entry_within(e, ~0ull, p->la)) {
+		exec_gone(tlb, idx, i);
+		e->tag_w = tag_none(i);
+	}
+	journal_note(tlb, idx, i, p->global);
+	if (p->page_bits > PAGE_SHIFT) {
+		u8 *bits = large_bits(tlb, p->la);
+		*bits = MAX(*bits, p->page_bits);
+	}
+	e->host = p->host;
+	e->tag_r = p->read ? p->la : tag_none(i);
+	if (p->write) {
+		e->tag_w = p->la;
+		writer_note(tlb, ID(idx, i));
+	}
+	e->tag_x = p->exec ? p->la : tag_none(i);
+	if (p->exec)
+		exec_note(tlb, idx, p->global);
+}

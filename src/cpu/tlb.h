@@ -1,0 +1,51 @@
+/*
+ * The TLB (struct tlb in cpu.h): what goes in, what is forgotten when (SDM vol. 3A, 4.10).
+ * It holds the global translations and those of the present PCID. At a MOV CR3 that keeps them, the translations of
+ * the old PCID are put aside in a struct tlb_space, and those of the new one come back from theirs.
+ */
+#ifndef CPU_TLB_H
+#define CPU_TLB_H
+
+#include "cpu/cpu.h"
+
+/*
+ * What an empty tag is depends on the entry: it names a page that cannot be in that entry, so that neither equality nor
+ * a distance of less than a page (generated code compares so) ever hits it.
+ */
+static inline u64 tag_none(unsigned i)
+{
+	return i ? 0 : ~0ull;
+}
+
+/* A page of 4 KiB to be entered, and what accesses may go straight to it. A write tag that it has stays. */
+struct tlb_page {
+	u64 la, host;
+	u8 page_bits; /* of the page in the paging structures that it is part of */
+	bool global;
+	bool read, exec;
+	bool write; /* only after a write: it has set the dirty bit */
+};
+void tlb_enter(struct cpu *c, enum mmu_index idx, const struct tlb_page *page);
+
+void tlb_flush_all(struct cpu *c);          /* global ones too: CR0/CR4 changes, map changes, dirty log */
+void tlb_flush_nonglobal(struct cpu *c);    /* of every PCID */
+void tlb_flush_page(struct cpu *c, u64 la); /* INVLPG: of the present PCID, and global ones */
+void tlb_flush_pcid(struct cpu *c, unsigned pcid); /* its non-global ones */
+void tlb_flush_pkru(struct cpu *c);         /* PKRU has changed (WRPKRU, XRSTOR) */
+
+/*
+ * MOV CR3: to be called before cpu->cr3 becomes @cr3 (bit 63 clear). With @keep what is known of its PCID stays, unless
+ * it was another CR3's.
+ */
+void tlb_switch(struct cpu *c, u64 cr3, bool keep);
+
+/* The page at @host gets no write tag any more until it is filled anew: something watches writes to it. */
+void tlb_drop_writes(struct cpu *c, const u8 *host);
+
+/* The PCID in use: 0 without CR4.PCIDE. */
+static inline unsigned tlb_pcid(const struct cpu *c)
+{
+	return c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0;
+}
+
+#endif
