@@ -570,6 +570,199 @@ static void test_pcid(void **state)
 	ASSERT_FAULT(c, VEC_GP, 0, cr3_write(c, c->cr3 | BIT64(63)));
 }
 
+/* --- Several PCIDs (SDM vol. 3A, 4.10.2 to 4.10.4): each test starts with pages known under PCIDs 1 and 2 ---------------- */
+
+#define KEEP BIT64(63)
+
+/* LA is a local page, LA + 0x1000 a global one; both tables say page 1, then page 2, while the TLB knows page 1. */
+static u64 two_pcids(struct fixture *f)
+{
+	struct cpu *c = &f->cpu;
+
+	put(f, 0x10000, 1, 1);
+	paging_on(f, PAGING_4);
+	ASSERT_FINE(c, cr4_write(c, c->cr4 | CR4_PCIDE));
+	u64 local = map_page(f, PAGING_4, LA, 0x10000, 12, P_W, P_W);
+	u64 global = map_page(f, PAGING_4, LA + 0x1000, 0x10000, 12, P_W, P_W | P_G), root = c->cr3;
+	for (unsigned pcid = 2; pcid; pcid--) {
+		ASSERT_FINE(c, cr3_write(c, root | pcid));
+		assert_int_equal(read_byte(c, LA), 1);
+		assert_int_equal(read_byte(c, LA + 0x1000), 1);
+	}
+	remap(f, local);
+	remap(f, global);
+	return root;
+}
+
+static u64 read_as(struct cpu *c, u64 cr3, u64 la)
+{
+	ASSERT_FINE(c, cr3_write(c, cr3 | KEEP));
+	return read_byte(c, la);
+}
+
+static void test_pcid_cr3(void **state)
+{
+	struct fixture *f = *state;
+	struct cpu *c = &f->cpu;
+	u64 root = two_pcids(f);
+
+	/* Each keeps its own; one that was never used has none. */
+	for (unsigned round = 0; round < 3; round++) {
+		assert_int_equal(read_as(c, root | 2, LA), 1);
+		assert_int_equal(read_as(c, root | 1, LA), 1);
+		assert_int_equal(read_as(c, root | 3, LA), 2);
+	}
+	/* Without bit 63 the new PCID's go, the others' and global ones stay. */
+	ASSERT_FINE(c, cr3_write(c, root | 2));
+	assert_int_equal(read_byte(c, LA), 2);
+	assert_int_equal(read_byte(c, LA + 0x1000), 1);
+	assert_int_equal(read_as(c, root | 1, LA), 1);
+	/* Of the present PCID likewise. */
+	ASSERT_FINE(c, cr3_write(c, root | 1));
+	assert_int_equal(read_byte(c, LA), 2);
+}
+
+static void test_pcid_invlpg(void **state)
+{
+	struct fixture *f = *state;
+	struct cpu *c = &f->cpu;
+	u64 root = two_pcids(f);
+
+	tlb_flush_page(c, LA);
+	assert_int_equal(read_byte(c, LA), 2);
+	assert_int_equal(read_as(c, root | 2, LA), 1);
+	assert_int_equal(read_as(c, root | 1, LA), 2);
+	/* Global ones go for everybody. */
+	assert_int_equal(read_byte(c, LA + 0x1000), 1);
+	tlb_flush_page(c, LA + 0x1000);
+	assert_int_equal(read_as(c, root | 2, LA + 0x1000), 2);
+}
+
+static void test_pcid_invpcid(void **state)
+{
+	struct fixture *f = *state;
+	struct cpu *c = &f->cpu;
+	u64 root = two_pcids(f);
+
+	/* Of another PCID, then of the present one (type 1). */
+	tlb_flush_pcid(c, 2);
+	assert_int_equal(read_byte(c, LA), 1);
+	assert_int_equal(read_as(c, root | 2, LA), 2);
+	assert_int_equal(read_as(c, root | 1, LA), 1);
+	tlb_flush_pcid(c, 1);
+	assert_int_equal(read_byte(c, LA), 2);
+	assert_int_equal(read_byte(c, LA + 0x1000), 1);
+}
+
+/* All but global ones (type 3), and all (type 2; a change of CR4.PGE; the end of CR4.PCIDE). */
+static void test_pcid_flush_many(void **state)
+{
+	for (unsigned how = 0; how < 4; how++) {
+		struct fixture *f;
+
+		fixture_setup((void **)&f);
+		struct cpu *c = &f->cpu;
+		u64 root = two_pcids(f);
+		switch (how) {
+		case 0: tlb_flush_nonglobal(c); break;
+		case 1: tlb_flush_all(c); break;
+		case 2: ASSERT_FINE(c, cr4_write(c, c->cr4 ^ CR4_PGE)); break;
+		case 3:
+			ASSERT_FINE(c, cr4_write(c, c->cr4 & ~CR4_PCIDE));
+			ASSERT_FINE(c, cr3_write(c, root));
+			ASSERT_FINE(c, cr4_write(c, c->cr4 | CR4_PCIDE));
+			break;
+		}
+		assert_int_equal(read_as(c, root | 2, LA), 2);
+		assert_int_equal(read_as(c, root | 1, LA), 2);
+		assert_int_equal(read_byte(c, LA + 0x1000), how ? 2 : 1);
+		fixture_teardown((void **)&f);
+	}
+}
+
+/* More PCIDs than are kept, and more pages than the journal holds: whatever is left must be right. */
+static void test_pcid_many(void **state)
+{
+	struct fixture *f = *state;
+	struct cpu *c = &f->cpu;
+	u64 root = two_pcids(f);
+	enum { NR = TLB_JOURNAL + 100, FROM = 16 };
+
+	for (unsigned pcid = 3; pcid < 40; pcid++)
+		assert_int_equal(read_as(c, root | pcid, LA), 2);
+	for (unsigned n = FROM; n < NR; n++)
+		map_page(f, PAGING_4, LA + n * 0x1000ull, 0x10000, 12, P_W, P_W);
+	for (unsigned n = FROM; n < NR; n++)
+		assert_int_equal(read_byte(c, LA + n * 0x1000ull), 1);
+	ASSERT_FINE(c, cr3_write(c, root | 40));
+	for (unsigned n = FROM; n < NR; n++)
+		assert_true(c->tlb[(LA / 0x1000 + n) % TLB_SIZE].tag_r != LA + n * 0x1000ull);
+	for (unsigned n = FROM; n < NR; n++)
+		assert_int_equal(read_as(c, root | 39, LA + n * 0x1000ull), 1);
+}
+
+/* A page that is watched while its translations are put aside comes back without a write tag. */
+static void test_pcid_drop_writes(void **state)
+{
+	struct fixture *f = *state;
+	struct cpu *c = &f->cpu;
+	u64 root = two_pcids(f);
+	const struct tlb_entry *e = &c->tlb[LA / 0x1000 % TLB_SIZE];
+
+	tlb_flush_pcid(c, 1);
+	ASSERT_FINE(c, mem_write(c, SEG_DS, LA, 1, 7));
+	assert_true(e->tag_w == LA);
+	ASSERT_FINE(c, cr3_write(c, root | 2 | KEEP));
+	ASSERT_FINE(c, cr3_write(c, root | 1 | KEEP));
+	assert_true(e->tag_w == LA);
+	const u8 *host = (const u8 *)e->host;
+	ASSERT_FINE(c, cr3_write(c, root | 2 | KEEP));
+	tlb_drop_writes(c, host);
+	ASSERT_FINE(c, cr3_write(c, root | 1 | KEEP));
+	assert_true(e->tag_r == LA && e->tag_w != LA);
+	/* Two pages that show the same memory both lose theirs. */
+	map_page(f, PAGING_4, LA + 0x2000, 0x11000, 12, P_W, P_W);
+	ASSERT_FINE(c, mem_write(c, SEG_DS, LA, 1, 7));
+	ASSERT_FINE(c, mem_write(c, SEG_DS, LA + 0x2000, 1, 7));
+	assert_true(e[0].tag_w == LA && e[2].tag_w == LA + 0x2000);
+	tlb_drop_writes(c, host);
+	assert_true(e[0].tag_w != LA && e[2].tag_w != LA + 0x2000);
+}
+
+/* cpu->exec_gen: comes back with the PCID, and changes whenever a page of code may be another. */
+static void test_exec_gen(void **state)
+{
+	struct fixture *f = *state;
+	struct cpu *c = &f->cpu;
+	u64 root = two_pcids(f), gpa;
+
+	set_cpl(c, 0);
+	ASSERT_FINE(c, mmu_code(c, LA + 0x1000, &gpa));
+	u64 user = c->exec_gen[0], super = c->exec_gen[1];
+	/* A local page that the supervisor can execute makes its code change at switches. */
+	ASSERT_FINE(c, mmu_code(c, LA, &gpa));
+	ASSERT_FINE(c, cr3_write(c, root | 2 | KEEP));
+	assert_true(c->exec_gen[0] != user && c->exec_gen[1] != super);
+	ASSERT_FINE(c, cr3_write(c, root | 1 | KEEP));
+	assert_true(c->exec_gen[0] == user);
+	tlb_flush_pcid(c, 1);
+	user = c->exec_gen[0];
+	super = c->exec_gen[1];
+	/* Global ones do not. */
+	ASSERT_FINE(c, mmu_code(c, LA + 0x1000, &gpa));
+	ASSERT_FINE(c, cr3_write(c, root | 2));
+	ASSERT_FINE(c, cr3_write(c, root | 1));
+	assert_true(c->exec_gen[0] != user && c->exec_gen[1] == super);
+	user = c->exec_gen[0];
+	/* Pages that hold no code; and those that do, even when the TLB had no room for them any more. */
+	tlb_flush_page(c, LA + 0x5000);
+	assert_true(c->exec_gen[0] == user && c->exec_gen[1] == super);
+	map_page(f, PAGING_4, LA + 0x1000 + (u64)TLB_SIZE * PAGE_SIZE, 0x10000, 12, P_W, P_W | P_G | P_NX);
+	assert_int_equal(read_byte(c, LA + 0x1000 + (u64)TLB_SIZE * PAGE_SIZE), 1);
+	tlb_flush_page(c, LA + 0x1000);
+	assert_true(c->exec_gen[0] == user && c->exec_gen[1] != super);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
@@ -579,6 +772,8 @@ int main(void)
 		cmocka_unit_test(test_rights), TEST(test_fetch_error_code), TEST(test_pkeys), TEST(test_system_access),
 		cmocka_unit_test(test_accessed_dirty), TEST(test_fault_sets_no_bits), TEST(test_dirty_log),
 		TEST(test_invlpg), TEST(test_cr3_write), TEST(test_cr3_write_replaced), TEST(test_cr3_write_many), TEST(test_invlpg_large), TEST(test_pcid),
+		TEST(test_pcid_cr3), TEST(test_pcid_invlpg), TEST(test_pcid_invpcid), cmocka_unit_test(test_pcid_flush_many),
+		TEST(test_pcid_many), TEST(test_pcid_drop_writes), TEST(test_exec_gen),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
