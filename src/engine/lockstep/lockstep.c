@@ -99,13 +99,14 @@ static bool overwrites(const struct insn *i, u16 *live, u16 *dead)
 	return true;
 }
 
-/* The code at cpu->rip, without what a fetch does; NULL: who knows. */
-static const u8 *code_there(const struct cpu *c)
+/* The code at @rip, without what a fetch does; NULL: who knows. */
+static const u8 *code_at(const struct cpu *c, u64 rip)
 {
 	bool writable, user;
 	u64 gpa;
 
-	if (c->code_bits != 64 || !mmu_translate((struct cpu *)c, c->rip, &gpa, &writable, &user))
+	if (c->code_bits == 16 || (c->code_bits == 32 && c->seg[SEG_CS].base) ||
+	    !mmu_translate((struct cpu *)c, rip, &gpa, &writable, &user))
 		return NULL;
 	const struct gpa_slot *s = gpa_find(c->map, gpa);
 	return s ? s->hva + (gpa - s->gpa) : NULL;
@@ -126,16 +127,20 @@ static u64 flags_dead(const struct lockstep *l, const struct cpu *c)
 	while (n < b->nr && rip != c->rip)
 		rip += b->insns[n++].len;
 	if (n < b->nr) {
-		while (n < b->nr && overwrites(&b->insns[n], &live, &dead))
-			n++;
-		return dead;
-	}
-	if (l->link && !l->link->no_windows)
+		for (; n < b->nr && overwrites(&b->insns[n], &live, &dead); n++)
+			rip += b->insns[n].len;
+		/* A block that began later and was linked to this one goes on behind it. */
+		if (n < b->nr)
+			return dead;
+	} else if (l->link && !l->link->no_windows) {
 		return 0;
-	const u8 *p = code_there(c), *end = p + PAGE_SIZE - ((u64)p & (PAGE_SIZE - 1));
+	} else {
+		rip = c->rip;
+	}
+	const u8 *p = code_at(c, rip), *end = p + PAGE_SIZE - ((u64)p & (PAGE_SIZE - 1));
 	struct insn i;
 	for (; p && p < end && n < 2 * JIT_INSNS_MAX; n++, p += i.len)
-		if (decode(&i, p, (unsigned)MIN(end - p, 15l), 64) != DECODE_OK || !overwrites(&i, &live, &dead))
+		if (decode(&i, p, (unsigned)MIN(end - p, 15l), c->code_bits) != DECODE_OK || !overwrites(&i, &live, &dead))
 			break;
 	return dead;
 }
