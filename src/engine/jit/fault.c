@@ -25,8 +25,13 @@ static u64 rip_at(const struct jit *j, u64 pc, bool *flags)
 		return j->cpu->rip;
 	u64 rip = b->fixed ? b->rip : j->page_rip + (b->rip & ~PAGE_MASK);
 	unsigned n = 0;
-	for (; n + 1 < b->nr && b->entry + b->offset[n + 1] <= pc; n++)
-		rip += b->insns[n].len;
+	for (unsigned at = 0; n + 1 < b->nr && b->entry + b->offset[n + 1] <= pc; n++) {
+		struct insn i;
+
+		decode(&i, b->bytes + at, b->len - at, b->mode & JIT_MODE_32 ? 32 : 64);
+		at += i.len;
+		rip += i.len;
+	}
 	*flags = b->host_flags >> n & 1;
 	return rip;
 }

@@ -126,15 +126,30 @@ static inline void mxcsr_from_cpu(struct jit *j)
 
 /* --- Called from generated code ------------------------------------------------------------------------------ */
 
+/* The instruction at cpu->rip, which is that of @site: as the interpreter finds it, unless the site has kept it. */
+static const struct insn *insn_at(struct jit *j, const struct jit_site *site)
+{
+	return site->insn ? site->insn : block_get(&j->bc, j->cpu)->insns;
+}
+
+/* It is what was translated. */
+static bool is_translated(const struct jit_site *site, const struct insn *i)
+{
+	const struct jit_block *b = site->block;
+	u64 at = site->place - (b->fixed ? b->rip : b->rip & ~PAGE_MASK);
+
+	return at + i->len <= b->len && !memcmp(b->bytes + at, i->bytes, i->len);
+}
+
 u64 jit_helper(struct jit *j, const struct jit_site *site)
 {
 	struct cpu *c = j->cpu;
-	const struct insn *i = site->insn;
 	u64 rip = jit_rip(j, site->block, site->place);
 
 	jit_flags_to_cpu(j);
 	mxcsr_to_cpu(j);
 	c->rip = rip;
+	const struct insn *i = insn_at(j, site);
 	c->insn = i;
 	c->smc = false;
 	j->stat.helpers++;
@@ -175,7 +190,7 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	jit_flags_to_cpu(j);
 	mxcsr_to_cpu(j);
 	c->rip = rip;
-	c->insn = site->insn;
+	c->insn = NULL;
 	c->smc = false;
 	j->stat.slow++;
 	if (site->span && !window_possible(c, la, site)) {
@@ -184,9 +199,8 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 		return JIT_SLOW_SKIP;
 	}
 	/* #GP for a misaligned address comes before #PF. */
-	const struct thunk *k = site->insn->thunk;
 	la = jit_cut(site->block, la + site->first);
-	bool alone = k && (la & k->align);
+	bool alone = la & site->align;
 	u8 *host = alone ? NULL : mem_host(c, site->seg, la, site->size, site->acc);
 	/* A write to marked code is done here, so that the others are told at once when it is. */
 	if (host && !c->smc && !j->wrote.size && (!site->span || window_tag(c, la, site))) {
@@ -195,18 +209,21 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 		return host - site->first;
 	}
 	u32 bad = j->vec_bad;
-	if (jit_uses_x87(site->insn))
+	const struct insn *i = insn_at(j, site);
+	bool known = is_translated(site, i);
+	c->insn = i;
+	if (jit_uses_x87(i))
 		jit_x87_save(j);
-	site->insn->fn(c, site->insn);
+	i->fn(c, i);
 	hub_written(j);
 	jit_flags_from_cpu(j);
 	jit_sync(j);
 	mxcsr_from_cpu(j);
 	/* The rest of the block relies on what it has found ready. */
-	bool leave = (j->vec_bad & ~bad & ~(u32)VEC_AWAY) || c->smc || site->span || site->leave ||
-		     block_ends_at(site->insn) || loop_attention(c);
-	if (!block_ends_at(site->insn))
-		c->rip = jit_cut(site->block, rip + site->insn->len);
+	bool leave = (j->vec_bad & ~bad & ~(u32)VEC_AWAY) || c->smc || !known || site->span || site->leave ||
+		     block_ends_at(i) || loop_attention(c);
+	if (!block_ends_at(i))
+		c->rip = jit_cut(site->block, rip + i->len);
 	c->smc = false;
 	if (!leave && (j->vec_bad & ~bad & VEC_AWAY_X87))
 		jit_x87_load(j);

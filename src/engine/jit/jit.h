@@ -44,10 +44,10 @@ typedef u64 jit_place;
 
 /* A guest instruction that generated code may leave in the middle of, and the access that it may leave for. */
 struct jit_site {
-	const struct insn *insn;
+	const struct insn *insn; /* of helpers; NULL: to be decoded when it comes to that */
 	struct jit_block *block;
 	jit_place place;
-	u8 size, seg, acc;
+	u8 size, seg, acc, align;
 	u16 first, span;  /* a check for several accesses: where among them this one is, and their bytes */
 	u8 span_acc;
 	bool leave;       /* once C has executed the instruction: the block is not whole behind it */
@@ -72,7 +72,7 @@ struct jit_block {
 	u64 rip;               /* of fixed blocks; where others were first met */
 	u64 entry;             /* host code, in the executable mapping: polls for requests */
 	u8 *bytes;             /* what was translated */
-	const struct insn *insns;
+	const struct insn *insns; /* with jit.alone; else NULL */
 	u16 *offset;           /* of each instruction's code from @entry */
 	struct jit_block *older;     /* made before this one */
 	struct jit_block *next;      /* in the hash chain */
@@ -139,6 +139,7 @@ struct jit {
 	u8 *code_start;        /* after the stubs */
 	struct emit e;
 	struct copy_arena copy; /* thunks of the instructions in blocks */
+	struct insn insns[JIT_INSNS_MAX]; /* of the block under translation */
 	u8 *data, *data_p;     /* blocks, instructions, links: freed together */
 	struct jit_block *newest;
 	struct jit_block *hash[1u << JIT_HASH_BITS];

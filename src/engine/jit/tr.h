@@ -60,7 +60,7 @@ struct tr {
 	struct jit *j;
 	struct emit *e;
 	struct jit_block *b;
-	struct insn *insn;
+	const struct insn *insn;
 	const u8 *page_end, *code;
 	unsigned nr, n;      /* instructions; the one under translation */
 	u8 word;             /* bytes of a stack slot, of a near branch's target and of an address: 8 or 4 */

@@ -1,6 +1,8 @@
 /* What most instructions need: flags where they should be, registers, addresses through the TLB. */
 #include "engine/jit/tr.h"
 
+#include "engine/thunk.h"
+
 /* --- Flags ------------------------------------------------------------------------------------------------- */
 
 u16 tr_flags_written(const struct insn_row *r)
@@ -146,7 +148,7 @@ struct jit_site *tr_new_site(struct tr *t, const struct insn *i)
 		t->full = true;
 		return NULL;
 	}
-	*s = (struct jit_site){.insn = i, .block = t->b, .place = t->place};
+	*s = (struct jit_site){.block = t->b, .place = t->place, .align = i->thunk ? ((const struct thunk *)i->thunk)->align : 0};
 	return s;
 }
 

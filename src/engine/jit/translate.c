@@ -16,7 +16,14 @@ static void tr_helper(struct tr *t, unsigned n, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	struct jit_site *s = tr_new_site(t, i);
+	struct insn *keep = jit_data(t->j, sizeof(*keep));
 
+	if (!s || !keep) {
+		t->full = true;
+		return;
+	}
+	*keep = *i;
+	s->insn = keep;
 	/* C functions see and change all of RFLAGS. */
 	tr_flags_to_slot(t, r->class_ == CLASS_COPY ? tr_flags_needed(t, n) : FL_ARITH);
 	emit_mov_imm(t->e, S1, (u64)s);
@@ -236,6 +243,17 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 
 /* --- Blocks --------------------------------------------------------------------------------------------------------- */
 
+/* For who looks at each block. */
+static bool keep_insns(struct tr *t)
+{
+	struct insn *insns = jit_data(t->j, t->nr * sizeof(*insns));
+
+	if (insns)
+		memcpy(insns, t->insn, t->nr * sizeof(*insns));
+	t->b->insns = insns;
+	return insns;
+}
+
 /*
  * Decodes up to the end of the block, from a copy: another vCPU may be writing there, and what is compared with memory
  * later must be what was decoded. False: full.
@@ -249,11 +267,7 @@ static bool tr_decode(struct tr *t, const u8 *p)
 	memcpy(bytes, p, room);
 
 	while (t->nr < JIT_INSNS_MAX && !ends && len < room) {
-		struct insn *i = jit_data(t->j, sizeof(*i));
-		if (!i)
-			return false;
-		if (!t->insn)
-			t->insn = i;
+		struct insn *i = &t->j->insns[t->nr];
 		enum decode_status st = decode(i, bytes + len, MIN(room - len, 15u), t->word * 8);
 		if (st == DECODE_SHORT)
 			break;
@@ -269,7 +283,7 @@ static bool tr_decode(struct tr *t, const u8 *p)
 	if (!t->b->bytes)
 		return false;
 	memcpy(t->b->bytes, bytes, len);
-	return true;
+	return !t->j->alone || keep_insns(t);
 }
 
 static void tr_liveness(struct tr *t)
@@ -325,6 +339,7 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	t.j = j;
 	t.e = &j->e;
 	t.code = p;
+	t.insn = j->insns;
 	t.page_end = (const u8 *)(((u64)p & PAGE_MASK) + PAGE_SIZE);
 	t.word = j->mode & JIT_MODE_32 ? 4 : 8;
 	if (j->e.p + JIT_BLOCK_MAX > j->rw + j->code_size)
@@ -341,7 +356,6 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 		j->data_p = data; /* @b too is looked at only at once */
 		return b;
 	}
-	b->insns = t.insn;
 	b->older = j->newest;
 	b->offset = jit_data(j, b->nr * sizeof(*b->offset));
 	if (!b->offset)
