@@ -73,12 +73,12 @@ class Machine:
 			rows.append((match[2], match[3], int(match[4])))
 
 	def resident_kib_beyond_ram(self):
-		"""Of everything but the guest's RAM, which is the one mapping of its size."""
+		"""Of everything but the guest's RAM, which is the one mapping of its size. Pages mapped twice count once (Pss)."""
 		size = total = 0
 		for line in open(f"/proc/{self.process.pid}/smaps"):
 			if line.startswith("Size:"):
 				size = int(line.split()[1])
-			elif line.startswith("Rss:") and size != MEMORY_MIB * 1024:
+			elif line.startswith("Pss:") and size != MEMORY_MIB * 1024:
 				total += int(line.split()[1])
 		return total
 

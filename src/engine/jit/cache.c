@@ -100,17 +100,19 @@ void jit_insert(struct jit *j, struct jit_block *b)
 	*page = b;
 }
 
-void jit_link_set(struct jit_link *l, struct jit_block *to)
+void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to)
 {
+	u8 *saved = l->jump + l->saved;
+
 	l->to = to;
-	emit_patch(l->jump, l->stub);
+	emit_patch(l->jump, l->jump + l->stub);
 	if (l->saved)
-		emit_patch(l->saved, l->saved + 4);
+		emit_patch(saved, saved + 4);
 	if (!to)
 		return;
 	l->next = to->incoming;
 	to->incoming = l;
-	emit_patch(l->saved && to->flags_live ? l->saved : l->jump, (u8 *)(to->entry - l->rx) + (l->back ? 0 : to->poll));
+	emit_patch(l->saved && to->flags_live ? saved : l->jump, (u8 *)(to->entry - (u64)j->e.rx) + (l->back ? 0 : to->poll));
 }
 
 static void unchain(struct jit_block **at, struct jit_block *b, bool page)
@@ -132,7 +134,7 @@ void jit_block_kill(struct jit *j, struct jit_block *b)
 		unmark_page(j, b);
 	for (struct jit_link *l = b->incoming; l; l = l->next)
 		if (l->to == b)
-			jit_link_set(l, NULL);
+			jit_link_set(j, l, NULL);
 	b->incoming = NULL;
 	/* One that is not fixed may have been entered at several addresses, which are alike up to the page. */
 	for (u64 n = b->rip & (b->fixed ? (1u << JUMP_BITS) - 1 : ~PAGE_MASK); n < 1u << JUMP_BITS;

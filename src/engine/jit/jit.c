@@ -129,7 +129,7 @@ static inline void mxcsr_from_cpu(struct jit *j)
 /* The instruction at cpu->rip, which is that of @site: as the interpreter finds it, unless the site has kept it. */
 static const struct insn *insn_at(struct jit *j, const struct jit_site *site)
 {
-	return site->insn ? site->insn : block_get(&j->bc, j->cpu)->insns;
+	return site->kept ? site->insn : block_get(&j->bc, j->cpu)->insns;
 }
 
 /* It is what was translated. */
@@ -347,7 +347,7 @@ static enum exit_reason jit_blocks(struct cpu *c)
 			continue;
 		}
 		if (link && jit_rip(j, link->from, link->place) == c->rip && !link->from->dead && !link->to) {
-			jit_link_set(link, b);
+			jit_link_set(j, link, b);
 			j->stat.links++;
 		}
 		link = jit_block_run(j, b);

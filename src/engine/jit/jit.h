@@ -44,27 +44,27 @@ typedef u64 jit_place;
 
 /* A guest instruction that generated code may leave in the middle of, and the access that it may leave for. */
 struct jit_site {
-	const struct insn *insn; /* of helpers; NULL: to be decoded when it comes to that */
-	struct jit_block *block;
 	jit_place place;
-	u8 size, seg, acc, align;
+	struct jit_block *block;
 	u16 first, span;  /* a check for several accesses: where among them this one is, and their bytes */
 	u8 span_acc;
-	bool leave;       /* once C has executed the instruction: the block is not whole behind it */
+	u8 size, seg, acc, align;
 	u8 need;          /* VEC_* that must be clear */
+	bool leave;       /* once C has executed the instruction: the block is not whole behind it */
+	bool kept;        /* the instruction is here; else it is decoded when it comes to that */
+	struct insn insn[];
 };
 
 /* A direct exit of a block to a known guest address in the same page. */
 struct jit_link {
 	jit_place place;
 	u8 *jump;              /* its rel32, in the writable mapping */
-	u8 *stub;              /* where it leads while there is no target */
-	u8 *saved;             /* or NULL: rel32 of the jump behind the code in the stub that saves the flags */
 	struct jit_block *from, *to;
 	struct jit_link *next; /* of those that lead to @to */
+	u16 stub;              /* distance to where it leads while there is no target */
+	u16 saved;             /* or 0: to the rel32 of the jump behind the code in the stub that saves the flags */
 	bool back;             /* may close a loop: the target polls for requests */
 	bool no_windows;       /* leads to one of JIT_MODE_NO_WINDOWS */
-	u64 rx;                /* distance of the executable mapping */
 };
 
 struct jit_block {
@@ -273,7 +273,7 @@ void jit_flush(struct jit *j);
 /* Ends the blocks in the page of @p whose bytes in memory are others now. */
 void jit_verify_page(struct jit *j, const u8 *p);
 void *jit_data(struct jit *j, size_t size);
-void jit_link_set(struct jit_link *l, struct jit_block *to);
+void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to);
 
 /* fault.c: brings the CPU's registers up to date in a signal handler; @context is its ucontext_t. */
 void jit_host_fault(struct cpu *c, const void *context);

@@ -45,12 +45,12 @@ static void emit_link(struct tr *t, u8 *jump, jit_place place, bool in_host)
 		t->full = true;
 		return;
 	}
-	*l = (struct jit_link){.place = place, .jump = jump, .stub = t->e->p, .from = t->b, .rx = (u64)t->e->rx,
+	*l = (struct jit_link){.place = place, .jump = jump, .stub = (u16)(t->e->p - jump), .from = t->b,
 			       .back = place <= t->place};
 	emit_patch(jump, t->e->p);
 	if (in_host) {
 		tr_emit_save_flags(t);
-		l->saved = emit_jmp_later(t->e);
+		l->saved = (u16)(emit_jmp_later(t->e) - jump);
 	}
 	emit_mov_imm(t->e, S1, (u64)l);
 	emit_jmp(t->e, t->j->stub_link);

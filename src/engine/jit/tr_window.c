@@ -332,7 +332,7 @@ void tr_emit_window_miss(struct tr *t, struct slow_path *s)
 		t->full = true;
 		return;
 	}
-	*l = (struct jit_link){.place = s->site->place, .jump = s->from, .stub = e->p, .from = t->b, .rx = (u64)e->rx, .no_windows = true};
+	*l = (struct jit_link){.place = s->site->place, .jump = s->from, .stub = (u16)(e->p - s->from), .from = t->b, .no_windows = true};
 	emit_patch(s->from, e->p);
 	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)s->tag); /* the linear address again: the XOR undone */
 	emit_mov_imm(e, S1, (u64)s->site);

@@ -16,14 +16,14 @@ static void tr_helper(struct tr *t, unsigned n, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	struct jit_site *s = tr_new_site(t, i);
-	struct insn *keep = jit_data(t->j, sizeof(*keep));
 
-	if (!s || !keep) {
+	/* Right behind the site: see struct jit_site. */
+	if (!jit_data(t->j, sizeof(*i)) || !s) {
 		t->full = true;
 		return;
 	}
-	*keep = *i;
-	s->insn = keep;
+	s->kept = true;
+	s->insn[0] = *i;
 	/* C functions see and change all of RFLAGS. */
 	tr_flags_to_slot(t, r->class_ == CLASS_COPY ? tr_flags_needed(t, n) : FL_ARITH);
 	emit_mov_imm(t->e, S1, (u64)s);

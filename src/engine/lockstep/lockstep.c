@@ -329,7 +329,7 @@ static void link_to(struct lockstep *l, struct jit *j, struct jit_block *b)
 
 	if (k && jit_rip(j, k->from, k->place) == j->cpu->rip && !k->from->dead && !k->to && rank(k->from) < rank(b) &&
 	    !clock_reads(b))
-		jit_link_set(k, b);
+		jit_link_set(j, k, b);
 	l->link = NULL;
 }
 
