@@ -37,8 +37,9 @@ int anykvm_close(int fd);
 void anykvm_signal(void);
 
 /*
- * Names the engine that runs the guests of VMs created from now on: "interp" (the interpreter), "jit" (the
- * translator) or "lockstep" (both, compared: docs/engine.md; one vCPU). The environment's ANYKVM_ENGINE is what holds before the first call. 0, or -EINVAL.
+ * Names the engine that runs the guests of VMs created from now on: "jit" (the translator), "interp" (the interpreter)
+ * or "lockstep" (both, compared: docs/engine.md; one vCPU). Before the first call it is the environment's ANYKVM_ENGINE,
+ * or else the translator. 0, or -EINVAL.
  */
 int anykvm_set_engine(const char *name);
 

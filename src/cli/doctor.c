@@ -147,7 +147,7 @@ static void show_kvm(void)
 		snprintf(text, sizeof(text), "%llu ms", (unsigned long long)check.elapsed_ns / 1000000);
 		line("  tested in", text);
 	}
-	line("anykvm's own KVM", "usable: engines interp, jit");
+	line("anykvm's own KVM", "usable: engines jit, interp");
 	line("--accel auto uses", check.usable ? KVM_DEVICE_PATH : "anykvm's own KVM, in user space");
 }
 

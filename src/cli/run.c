@@ -38,7 +38,7 @@ static const char help[] =
 	"  -m, --mem SIZE        memory, as in 512M or 2G; a plain number is in MiB (512M)\n"
 	"      --accel WHICH     auto: the kernel's KVM if it passes a test, else anykvm's own (default);\n"
 	"                        kvm: the kernel's; soft: anykvm's own\n"
-	"      --engine ENGINE   how anykvm's own runs the guest: interp, jit or lockstep\n"
+	"      --engine ENGINE   how anykvm's own runs the guest: jit (the default), interp or lockstep\n"
 	"      --reboot          a guest that resets starts anew, instead of ending the run\n"
 	"      --stats           at the end, what the run cost: exits, where they were, and KVM's own counters\n"
 	"      --perf-map        lets perf(1) name guest code that the jit runs, by /tmp/perf-PID.map\n"

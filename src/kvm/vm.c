@@ -59,7 +59,7 @@ static void vm_release(void *obj)
 static const struct file_ops vm_file_ops = {.name = "anykvm-vm", .ioctl = vm_ioctl, .release = vm_release};
 
 /* [a] of the VMs to come */
-static _Atomic(const struct x86_ops *) default_engine = &interp_x86_ops;
+static _Atomic(const struct x86_ops *) default_engine = &jit_x86_ops;
 
 int vm_set_engine(const char *name)
 {
