@@ -422,3 +422,11 @@ void tlb_enter(struct cpu *c, enum mmu_index idx, const struct tlb_page *p)
 	if (p->exec)
 		exec_note(tlb, idx, p->global);
 }
+
+bool tlb_code_is_global(const struct cpu *c, u64 la)
+{
+	const struct tlb *tlb = c->tlbs;
+	unsigned i = la >> PAGE_SHIFT & (TLB_SIZE - 1);
+
+	return tlb->e[c->mmu_index][i].tag_x == (la & PAGE_MASK) && bit_get(tlb->global[c->mmu_index], i);
+}

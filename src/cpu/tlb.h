@@ -42,6 +42,9 @@ void tlb_switch(struct cpu *c, u64 cr3, bool keep);
 /* The page at @host gets no write tag any more until it is filled anew: something watches writes to it. */
 void tlb_drop_writes(struct cpu *c, const u8 *host);
 
+/* Whether the code at @la, in use now, is in a page that outlives MOV CR3. */
+bool tlb_code_is_global(const struct cpu *c, u64 la);
+
 /* The PCID in use: 0 without CR4.PCIDE. */
 static inline unsigned tlb_pcid(const struct cpu *c)
 {

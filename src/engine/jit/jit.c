@@ -36,6 +36,10 @@ static void sync_epochs(struct jit *j)
 {
 	const u64 *gen = j->cpu->exec_gen;
 
+	if (unlikely(j->far_gen != gen[1])) {
+		j->far_gen = gen[1];
+		jit_unlink_far(j);
+	}
 	if (likely(j->seen_gen[0] == gen[0] && j->seen_gen[1] == gen[1]))
 		return;
 	if (j->epoch_last > EPOCHS - 3) { /* no room for two more */

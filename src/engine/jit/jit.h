@@ -55,16 +55,21 @@ struct jit_site {
 	struct insn insn[];
 };
 
-/* A direct exit of a block to a known guest address in the same page. */
+/*
+ * A direct exit of a block to a known guest address: in the same page; or from one page of a kernel, global and so
+ * rarely mapped anew, to another (far).
+ */
 struct jit_link {
 	jit_place place;
 	u8 *jump;              /* its rel32, in the writable mapping */
 	struct jit_block *from, *to;
 	struct jit_link *next; /* of those that lead to @to */
+	struct jit_link *far_next; /* of those in jit.far */
 	u16 stub;              /* distance to where it leads while there is no target */
 	u16 saved;             /* or 0: to the rel32 of the jump behind the code in the stub that saves the flags */
 	bool back;             /* may close a loop: the target polls for requests */
 	bool no_windows;       /* leads to one of JIT_MODE_NO_WINDOWS */
+	bool far, listed;      /* in jit.far */
 };
 
 struct jit_block {
@@ -142,6 +147,8 @@ struct jit {
 	struct insn insns[JIT_INSNS_MAX]; /* of the block under translation */
 	u8 *data, *data_p;     /* blocks, instructions, links: freed together */
 	struct jit_block *newest;
+	struct jit_link *far;  /* far links that lead to blocks, or did; made while far_gen was cpu->exec_gen[1] */
+	u64 far_gen;
 	struct jit_block *hash[1u << JIT_HASH_BITS];
 	struct jit_block *page[1u << JIT_HASH_BITS];
 	u64 client_gen;        /* counts the moments since which the client may have written to guest memory: see jit.c */
@@ -273,6 +280,8 @@ void jit_flush(struct jit *j);
 /* Ends the blocks in the page of @p whose bytes in memory are others now. */
 void jit_verify_page(struct jit *j, const u8 *p);
 void *jit_data(struct jit *j, size_t size);
+/* The supervisor's code is mapped anew: far links end. */
+void jit_unlink_far(struct jit *j);
 void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to);
 
 /* fault.c: brings the CPU's registers up to date in a signal handler; @context is its ucontext_t. */

@@ -78,6 +78,7 @@ struct tr {
 	u8 s0, s0_before;    /* the window whose slot S0 holds, 0: none; and before the instruction: see tr_keep_s0() */
 	s32 disp;            /* of the access under translation, to S0 */
 	u8 *poll[2];         /* rel32 of the jumps that leave because somebody asked */
+	bool far;            /* links may lead to other pages */
 	bool full;
 
 	/* Not cleared: the first nr_* of each. */

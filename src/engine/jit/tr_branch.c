@@ -34,7 +34,7 @@ void tr_emit_lookup(struct tr *t)
 }
 
 /*
- * To @place in the same page: through a link that is patched when its target exists. With the flags @in_host they are
+ * To @place: through a link that is patched when its target exists. With the flags @in_host they are
  * saved on the way, unless the target is a block that reads none.
  */
 static void emit_link(struct tr *t, u8 *jump, jit_place place, bool in_host)
@@ -46,7 +46,7 @@ static void emit_link(struct tr *t, u8 *jump, jit_place place, bool in_host)
 		return;
 	}
 	*l = (struct jit_link){.place = place, .jump = jump, .stub = (u16)(t->e->p - jump), .from = t->b,
-			       .back = place <= t->place};
+			       .back = place <= t->place, .far = !same_page(t, place)};
 	emit_patch(jump, t->e->p);
 	if (in_host) {
 		tr_emit_save_flags(t);
@@ -59,7 +59,7 @@ static void emit_link(struct tr *t, u8 *jump, jit_place place, bool in_host)
 void tr_emit_goto(struct tr *t, jit_place place)
 {
 	place = jit_cut(t->b, place);
-	if (same_page(t, place)) {
+	if (t->far || same_page(t, place)) {
 		u8 *jump = emit_jmp_later(t->e);
 		emit_link(t, jump, place, false);
 		return;
@@ -124,7 +124,7 @@ void tr_emit_late_paths(struct tr *t)
 	for (unsigned n = 0; n < t->nr_exit && !t->full; n++) {
 		struct exit_path *x = &t->exit[n];
 
-		if (same_page(t, x->place)) {
+		if (t->far || same_page(t, x->place)) {
 			emit_link(t, x->from, x->place, x->in_host);
 			continue;
 		}

@@ -6,6 +6,7 @@
 
 #include <x86intrin.h>
 
+#include "cpu/tlb.h"
 #include "engine/jit/perf_map.h"
 #include "engine/reencode.h"
 #include "engine/thunk.h"
@@ -349,6 +350,7 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 		return NULL;
 	*b = (struct jit_block){.code = p, .rip = j->cpu->rip, .mode = j->mode, .entry = emit_here(&j->e)};
 	b->fixed = jit_fixed(b->mode, b->rip);
+	t.far = jit_mmu_index(b) != MMU_USER && jit_mmu_index(b) != MMU_USER_ALIGN && tlb_code_is_global(j->cpu, b->rip);
 	jit_place start = t.place = b->fixed ? b->rip : b->rip & ~PAGE_MASK;
 	if (!tr_decode(&t, p))
 		return NULL;
