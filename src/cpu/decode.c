@@ -1,6 +1,7 @@
 /* The decoder: one pass over the bytes of an instruction (SDM vol. 2, chapter 2). */
 #include <string.h>
 
+#include "base/bytes.h"
 #include "cpu/decode_index.h"
 #include "cpu/exception.h"
 
@@ -32,9 +33,17 @@ static enum decode_status out_of_bytes(const struct cursor *d, unsigned n)
 
 static inline u64 take(struct cursor *d, unsigned n)
 {
+	const u8 *p = d->p + d->pos;
 	u64 v = 0;
 
-	memcpy(&v, d->p + d->pos, n);
+	/* Sizes that the compiler knows: no call. */
+	switch (n) {
+	case 1: v = *p; break;
+	case 2: memcpy(&v, p, 2); break;
+	case 4: memcpy(&v, p, 4); break;
+	case 8: memcpy(&v, p, 8); break;
+	default: memcpy(&v, p, n); break;
+	}
 	d->pos += n;
 	return v;
 }
@@ -499,7 +508,7 @@ enum decode_status decode(struct insn *i, const u8 *p, unsigned avail, unsigned 
 	if (!i->is_mem && d.seg != NO_REG)
 		i->seg = d.seg; /* string instructions */
 	i->len = d.pos;
-	memcpy(i->bytes, p, d.pos);
+	copy_short(i->bytes, p, d.pos);
 	return s;
 }
 

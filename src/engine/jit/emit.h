@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "base/types.h"
+#include "base/bytes.h"
 
 /* Host registers by number, as in the encoding. */
 enum { H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11, H_R12, H_R13, H_R14, H_R15 };
@@ -50,6 +50,13 @@ static inline void emit64(struct emit *e, u64 v)
 static inline void emit_bytes(struct emit *e, const void *from, unsigned n)
 {
 	memcpy(e->p, from, n);
+	e->p += n;
+}
+
+/* No more than an instruction. */
+static inline void emit_short(struct emit *e, const u8 *from, unsigned n)
+{
+	copy_short(e->p, from, n);
 	e->p += n;
 }
 

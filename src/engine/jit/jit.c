@@ -489,7 +489,8 @@ static int jit_vcpu_create(struct cpu *c)
 		return r;
 	}
 	j->e = (struct emit){.p = j->rw, .rx = j->rx - j->rw};
-	j->data_p = j->data;
+	j->data_p = j->data_touched = j->data;
+	j->code_touched = j->rw;
 	j->vec_bad = VEC_AWAY;
 	j->vec_max = xsave_supported() & BIT64(6) ? 64 : xsave_supported() & BIT64(2) ? 32 : 16;
 	j->bmi2 = __builtin_cpu_supports("bmi2");

@@ -32,6 +32,7 @@
 #define JIT_CODE_MIN (128u << 10)
 #define JIT_BLOCK_MAX (64u << 10) /* of host code */
 #define JIT_DATA_SIZE (48u << 20)
+#define JIT_TOUCH (128u << 10) /* memory of both is asked for by pieces of this */
 
 struct jit_block;
 
@@ -142,6 +143,7 @@ struct jit {
 	u8 *rw, *rx;           /* one memory, mapped twice */
 	size_t code_size;
 	u8 *code_start;        /* after the stubs */
+	u8 *code_touched, *data_touched; /* up to here */
 	struct emit e;
 	struct copy_arena copy; /* thunks of the instructions in blocks */
 	struct insn insns[JIT_INSNS_MAX]; /* of the block under translation */

@@ -51,6 +51,7 @@ struct tr_access {
 /* Accesses that one check serves. */
 struct tr_window {
 	s64 lo;  /* the off that the address in the slot is for */
+	u8 nr;   /* how many: at most */
 	u8 slot; /* jit.window[slot - 1]; 0: not checked yet */
 };
 
@@ -66,14 +67,11 @@ struct tr {
 	u8 word;             /* bytes of a stack slot, of a near branch's target and of an address: 8 or 4 */
 	jit_place place;     /* of the instruction under translation */
 	enum flags_at flags;
-	u16 live[JIT_INSNS_MAX]; /* arithmetic flags that someone reads after the instruction */
 	unsigned nr_slow, nr_exit, nr_c;
 	u32 fpu_checked;     /* VEC_* found to be clear in this block */
 	bool x87_noted;      /* jit->x87_page is this block's */
 	u64 xinuse;          /* components marked as used in this block */
 	bool cpl0;           /* found to be so in this block */
-	struct tr_access access[JIT_INSNS_MAX][NR_ACCESS_AT];
-	struct tr_window window[WINDOWS_MAX + 1];
 	unsigned nr_slots;
 	u8 s0, s0_before;    /* the window whose slot S0 holds, 0: none; and before the instruction: see tr_keep_s0() */
 	s32 disp;            /* of the access under translation, to S0 */
@@ -81,7 +79,12 @@ struct tr {
 	bool far;            /* links may lead to other pages */
 	bool full;
 
-	/* Not cleared: the first nr_* of each. */
+	/* Not cleared: the first @nr of each; */
+	u16 live[JIT_INSNS_MAX]; /* arithmetic flags that someone reads after the instruction */
+	struct tr_access access[JIT_INSNS_MAX][NR_ACCESS_AT];
+	/* those that accesses name; */
+	struct tr_window window[WINDOWS_MAX + 1];
+	/* the first nr_* of each. */
 	struct slow_path slow[PATHS_MAX];
 	struct exit_path exit[PATHS_MAX];
 	struct c_path c[2 * PATHS_MAX];

@@ -144,12 +144,14 @@ static void note(struct tr *t, struct follow *f, struct tr_access *a, struct ope
 		o->lo = lo;
 		o->hi = hi;
 		a->window = (u8)(n + 1);
+		t->window[a->window].nr++;
 		return;
 	}
 	if (f->nr == WINDOWS_MAX)
 		return;
 	f->window[f->nr++] = w;
 	a->window = (u8)f->nr;
+	t->window[a->window] = (struct tr_window){.nr = 1};
 }
 
 static void note_operand(struct tr *t, struct follow *f, unsigned n)
@@ -259,7 +261,9 @@ static unsigned window_rest(const struct tr *t, enum access_at at, s64 *lo, s64 
 	*lo = a->off;
 	*hi = a->off + a->size;
 	*acc = a->acc;
-	for (unsigned n = t->n; n < t->nr && a->window; n++)
+	if (!a->window || t->window[a->window].nr < 2)
+		return a->window != 0;
+	for (unsigned n = t->n; n < t->nr; n++)
 		for (unsigned k = n == t->n ? at : 0; k < NR_ACCESS_AT; k++) {
 			const struct tr_access *b = &t->access[n][k];
 
@@ -303,7 +307,8 @@ struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum 
 		s->site->span = (u16)(hi - lo);
 		s->site->span_acc = (u8)acc;
 	}
-	t->window[a->window] = (struct tr_window){.lo = lo, .slot = (u8)++t->nr_slots};
+	t->window[a->window].lo = lo;
+	t->window[a->window].slot = (u8)++t->nr_slots;
 	emit_store_abs(t->e, S0, &t->j->window[t->nr_slots - 1]);
 	t->s0 = a->window;
 	t->disp = (s32)(a->off - lo);

@@ -4,6 +4,7 @@
  */
 #include "engine/jit/tr.h"
 
+#include <sys/mman.h>
 #include <x86intrin.h>
 
 #include "cpu/tlb.h"
@@ -164,14 +165,14 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	}
 	bool bytes = t->word == 8 || (r->space == ENC_LEGACY && (r->modes & IN_64)); /* mean the same to the host */
 	if (bytes && !i->is_mem && !memcmp(&to, &(struct reencode){.reg = i->reg, .rm = i->rm, .vvvv = i->vvvv, .base = S0}, sizeof(to))) {
-		emit_bytes(t->e, i->bytes, i->len);
+		emit_short(t->e, i->bytes, i->len);
 	} else {
 		len = reencode(code, i, &to);
 		if (!len) {
 			t->s0 = 0;
 			return false;
 		}
-		emit_bytes(t->e, code, len);
+		emit_short(t->e, code, len);
 	}
 	if (r->attr & A_X87)
 		tr_emit_x87_note(t, i);
@@ -262,13 +263,13 @@ static bool keep_insns(struct tr *t)
 static bool tr_decode(struct tr *t, const u8 *p)
 {
 	u8 bytes[JIT_INSNS_MAX * 15];
-	unsigned room = (unsigned)MIN(t->page_end - p, (s64)sizeof(bytes)), len = 0;
+	unsigned room = (unsigned)MIN(t->page_end - p, (s64)sizeof(bytes)), len = 0, have = 0;
 	bool ends = false;
-
-	memcpy(bytes, p, room);
 
 	while (t->nr < JIT_INSNS_MAX && !ends && len < room) {
 		struct insn *i = &t->j->insns[t->nr];
+		for (; have < room && have < len + 15; have += 64)
+			memcpy(bytes + have, p + have, MIN(64u, room - have));
 		enum decode_status st = decode(i, bytes + len, MIN(room - len, 15u), t->word * 8);
 		if (st == DECODE_SHORT)
 			break;
@@ -331,12 +332,24 @@ static void emit_poll_exit(struct tr *t, jit_place start)
 	emit_jmp(t->e, t->j->stub_exit);
 }
 
+/* Page faults one by one cost more than many a block: memory up to @at, if it comes near what was asked for, and on. */
+static void touch(u8 **touched, u8 *at, const u8 *end)
+{
+	if (likely(at + JIT_TOUCH / 2 < *touched || *touched == end))
+		return;
+	size_t size = (size_t)MIN(end - *touched, (s64)JIT_TOUCH);
+#ifdef MADV_POPULATE_WRITE
+	madvise(*touched, size, MADV_POPULATE_WRITE); /* where it fails they are touched one by one */
+#endif
+	*touched += size;
+}
+
 static struct jit_block *translate(struct jit *j, const u8 *p)
 {
 	u8 *data = j->data_p;
 	struct tr t;
 
-	memset(&t, 0, offsetof(struct tr, slow));
+	memset(&t, 0, offsetof(struct tr, live));
 	t.j = j;
 	t.e = &j->e;
 	t.code = p;
@@ -345,6 +358,8 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	t.word = j->mode & JIT_MODE_32 ? 4 : 8;
 	if (j->e.p + JIT_BLOCK_MAX > j->rw + j->code_size)
 		return NULL;
+	touch(&j->code_touched, j->e.p, j->rw + j->code_size);
+	touch(&j->data_touched, j->data_p, j->data + JIT_DATA_SIZE);
 	struct jit_block *b = t.b = jit_data(j, sizeof(*b));
 	if (!b)
 		return NULL;
@@ -358,6 +373,7 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 		j->data_p = data; /* @b too is looked at only at once */
 		return b;
 	}
+	memset(t.access, 0, t.nr * sizeof(t.access[0]));
 	b->older = j->newest;
 	b->offset = jit_data(j, b->nr * sizeof(*b->offset));
 	if (!b->offset)
