@@ -414,6 +414,7 @@ static enum exit_reason jit_run(struct cpu *c)
 
 static int jit_hardware_setup(void)
 {
+	tr_make_facts();
 	return interp_x86_ops.hardware_setup();
 }
 

@@ -219,6 +219,9 @@ void jit_fpu_from_signal(struct jit *j, const void *fpregs);
 /* Called from generated code: makes ready what the site needs. 0: C must execute the instruction. */
 u64 jit_fpu_ready(struct jit *j, const struct jit_site *site);
 
+/* tr_rows.c: before anything is translated; once is enough, any thread may call it. */
+void tr_make_facts(void);
+
 /* translate.c: makes the block at cpu->rip, whose code is at @p. NULL: the caches are full. */
 struct jit_block *jit_translate(struct jit *j, const u8 *p);
 

@@ -90,6 +90,34 @@ struct tr {
 	struct c_path c[2 * PATHS_MAX];
 };
 
+/* --- tr_rows.c: what a row is to the translator ---------------------------------------------------------------- */
+
+struct tr_facts {
+	const struct tr_row *other; /* code of its own, or NULL */
+	u16 is;                     /* ROW_*: */
+#define ROW_G BIT(0)       /* general registers: in ModRM.reg, */
+#define ROW_RM BIT(1)      /* in ModRM.rm or the opcode, unless that is memory, */
+#define ROW_B BIT(2)       /* in VEX.vvvv */
+#define ROW_OTHER BIT(3)   /* and what is none of these, no memory and no constant */
+#define ROW_MOFFS BIT(4)
+#define ROW_FPU BIT(5)     /* x87, MMX, vectors but those with an index */
+#define ROW_JCC BIT(6)
+#define ROW_PLAIN_E BIT(7) /* for tr_spilled_rm() */
+	u16 flags_written;          /* arithmetic ones, or left undefined */
+	u8 changes;                 /* CHANGES_*: of the general registers */
+#define CHANGES_REG BIT(0)
+#define CHANGES_RM BIT(1)
+#define CHANGES_VVVV BIT(2)
+#define CHANGES_RAX BIT(3)
+#define CHANGES_LOW BIT(4) /* RAX to RBX */
+#define CHANGES_ALL BIT(5)
+	bool other_32;              /* @other is for 32-bit code too */
+};
+
+extern struct tr_facts tr_facts[]; /* by insn.row */
+/* tr_system.c: for facts.other and other_32. */
+const struct tr_row *tr_find_other(const struct insn_row *r, bool *in_32);
+
 /* REX.W of an operation on a word. */
 static inline unsigned tr_w(const struct tr *t)
 {
@@ -105,7 +133,10 @@ static inline void tr_keep_s0(struct tr *t)
 /* --- tr_operand.c: flags, registers, memory operands ---------------------------------------------------------- */
 
 /* The arithmetic flags that a row changes, and those before instruction @n that someone may still read. */
-u16 tr_flags_written(const struct insn_row *r);
+static inline u16 tr_flags_written(const struct insn *i)
+{
+	return tr_facts[i->row].flags_written;
+}
 u16 tr_flags_needed(const struct tr *t, unsigned n);
 void tr_emit_save_flags(struct tr *t);
 void tr_emit_restore_flags(struct tr *t, unsigned scratch);
@@ -114,8 +145,15 @@ void tr_flags_to_slot(struct tr *t, u16 needed);
 void tr_flags_to_host(struct tr *t, unsigned n, unsigned scratch);
 
 /* Guest register @g is in cpu->gpr alone; or in this register of the host. */
-bool tr_in_memory(unsigned g);
-unsigned tr_host_of(unsigned g);
+static inline bool tr_in_memory(unsigned g)
+{
+	return g >= R13;
+}
+
+static inline unsigned tr_host_of(unsigned g)
+{
+	return g == RSP ? H_GUEST_RSP : g;
+}
 /* The host register that holds @g: its own, or @scratch, loaded. */
 unsigned tr_use_gpr(struct tr *t, unsigned g, unsigned scratch);
 
@@ -163,7 +201,11 @@ void tr_emit_window_miss(struct tr *t, struct slow_path *s);
 
 /* --- tr_fpu.c: vectors, x87 and MMX ---------------------------------------------------------------------------- */
 
-bool tr_is_fpu(const struct insn_row *r);
+static inline bool tr_is_fpu(const struct insn *i)
+{
+	return tr_facts[i->row].is & ROW_FPU;
+}
+
 bool tr_can_copy_fpu(const struct tr *t, const struct insn *i);
 /* The check that such instructions may run, unless the block has made it. Flags must be in their slot. */
 bool tr_fpu_guard_needed(const struct tr *t, const struct insn *i);
@@ -187,7 +229,11 @@ unsigned tr_stack_run(struct tr *t, unsigned n);
 /* --- tr_legacy.c: what is common in 32-bit code, and rare in 64-bit code ------------------------------------------ */
 
 /* MOV between rAX and an absolute address. False: not in this form. */
-bool tr_is_moffs(const struct insn *i);
+static inline bool tr_is_moffs(const struct insn *i)
+{
+	return tr_facts[i->row].is & ROW_MOFFS;
+}
+
 bool tr_moffs(struct tr *t, unsigned n, const struct insn *i);
 bool tr_push_mem(struct tr *t, unsigned n, const struct insn *i);
 /* Memory and AH, CH, DH or BH: whether that is a source only. Into S1, which is returned; flags are in their slot. */
@@ -196,7 +242,11 @@ unsigned tr_emit_high_byte(struct tr *t, const struct insn *i);
 
 /* --- tr_branch.c: near branches and the ways out of a block -------------------------------------------------------- */
 
-bool tr_is_jcc(const struct insn *i);
+static inline bool tr_is_jcc(const struct insn *i)
+{
+	return (tr_facts[i->row].is & ROW_JCC) && i->opsize >= 4 && !block_faults_at(i);
+}
+
 bool tr_near_target_plain(const struct tr *t, const struct insn *i);
 void tr_jcc(struct tr *t, unsigned n, const struct insn *i);
 /* S0 is canonical, as with 48 bits of linear address, or else C executes @i. */

@@ -68,14 +68,6 @@ void tr_emit_goto(struct tr *t, jit_place place)
 	tr_emit_lookup(t);
 }
 
-bool tr_is_jcc(const struct insn *i)
-{
-	const struct insn_row *r = &insn_rows[i->row];
-
-	return r->class_ == CLASS_END && r->flags_read && operand_info[r->operand[0]].kind == OK_J && r->name[0] == 'j' &&
-	       i->opsize >= 4 && !block_faults_at(i);
-}
-
 static jit_place branch_target(const struct tr *t, const struct insn *i)
 {
 	return jit_cut(t->b, t->place + i->len + i->imm);

@@ -5,11 +5,6 @@
 #include "engine/jit/tr.h"
 #include "engine/thunk.h"
 
-bool tr_is_fpu(const struct insn_row *r)
-{
-	return (r->attr & (A_SSE | A_AVX | A_AVX512 | A_X87 | A_MMX)) && !(r->attr & A_VSIB);
-}
-
 static u32 group_of(unsigned v)
 {
 	return v < 16 ? VEC_AWAY_LOW : VEC_AWAY_HIGH;

@@ -1,13 +1,6 @@
 /* Forms of addresses and registers that 32-bit code is full of, and 64-bit code knows but hardly uses. */
 #include "engine/jit/tr.h"
 
-bool tr_is_moffs(const struct insn *i)
-{
-	const struct insn_row *r = &insn_rows[i->row];
-
-	return operand_info[r->operand[0]].kind == OK_O || operand_info[r->operand[1]].kind == OK_O;
-}
-
 bool tr_moffs(struct tr *t, unsigned n, const struct insn *i)
 {
 	bool byte = !(i->opcode & 1), store = i->opcode & 2;

@@ -5,11 +5,6 @@
 
 /* --- Flags ------------------------------------------------------------------------------------------------- */
 
-u16 tr_flags_written(const struct insn_row *r)
-{
-	return (r->flags_written | r->flags_undefined) & FL_ARITH;
-}
-
 /* LAHF and SETO: 1 ns, where PUSHF and POPF take 9. Through S0. */
 void tr_emit_save_flags(struct tr *t)
 {
@@ -40,8 +35,8 @@ void tr_emit_restore_flags(struct tr *t, unsigned scratch)
 /* What of the flags as they are before instruction @n someone may still read. */
 u16 tr_flags_needed(const struct tr *t, unsigned n)
 {
-	const struct insn_row *r = &insn_rows[t->insn[n].row];
-	return (t->live[n] & ~tr_flags_written(r)) | (r->flags_read & FL_ARITH);
+	const struct insn *i = &t->insn[n];
+	return (t->live[n] & ~tr_flags_written(i)) | (insn_rows[i->row].flags_read & FL_ARITH);
 }
 
 /* Before code that destroys the host's flags. */
@@ -57,23 +52,13 @@ void tr_flags_to_host(struct tr *t, unsigned n, unsigned scratch)
 {
 	const struct insn_row *r = &insn_rows[t->insn[n].row];
 
-	if (t->flags == IN_SLOT && tr_flags_needed(t, n) && (tr_flags_written(r) || (r->flags_read & FL_ARITH))) {
+	if (t->flags == IN_SLOT && tr_flags_needed(t, n) && (tr_flags_written(&t->insn[n]) || (r->flags_read & FL_ARITH))) {
 		tr_emit_restore_flags(t, scratch);
 		t->flags = IN_HOST;
 	}
 }
 
 /* --- Registers ----------------------------------------------------------------------------------------------- */
-
-bool tr_in_memory(unsigned g)
-{
-	return g >= R13;
-}
-
-unsigned tr_host_of(unsigned g)
-{
-	return g == RSP ? H_GUEST_RSP : g;
-}
 
 /* The host register that holds guest register @g: its own, or @scratch, loaded. */
 unsigned tr_use_gpr(struct tr *t, unsigned g, unsigned scratch)

@@ -49,16 +49,10 @@ bool tr_spilled_rm(const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	const struct sem *s = r->sem;
-	bool e = false, twice = false, reads = s == &sem_cmp_eg || s == &sem_cmp_ei || s == &sem_test_eg || s == &sem_test_ei;
+	bool reads = s == &sem_cmp_eg || s == &sem_cmp_ei || s == &sem_test_eg || s == &sem_test_ei;
+	u16 is = tr_facts[i->row].is;
 
-	for (unsigned n = 0; n < ARRAY_SIZE(r->operand); n++) {
-		e |= operand_info[r->operand[n]].kind == OK_E;
-		twice |= operand_info[r->operand[n]].kind == OK_G && i->reg == i->rm;
-	}
-	if (!e || twice || i->is_mem || !tr_in_memory(i->rm) || r->space != ENC_LEGACY ||
-	    (r->attr & (A_SSE | A_AVX | A_AVX512 | A_MMX | A_X87)))
-		return false;
-	if (s == &sem_xchg || s == &sem_bt_eg || s == &sem_bts_eg || s == &sem_btr_eg || s == &sem_btc_eg)
+	if (!(is & ROW_PLAIN_E) || i->is_mem || !tr_in_memory(i->rm) || ((is & ROW_G) && i->reg == i->rm))
 		return false;
 	return operand_info[r->operand[0]].kind != OK_E || i->opsize != 4 || reads;
 }

@@ -533,26 +533,26 @@ static const struct tr_row *find(const struct tr_row *r, const struct sem *sem)
 	return r->sem ? r : NULL;
 }
 
-static const struct tr_row *find_row(const struct insn *i)
+const struct tr_row *tr_find_other(const struct insn_row *r, bool *in_32)
 {
-	const struct sem *sem = insn_rows[i->row].sem;
-	const struct tr_row *r = find(system_rows, sem);
+	const struct tr_row *o = find(tr_x87_rows, r->sem);
 
-	if (!r)
-		r = find(tr_int_rows, sem);
-	return r ? r : find(tr_x87_rows, sem);
+	*in_32 = o != NULL;
+	if (!o)
+		o = find(system_rows, r->sem);
+	return o ? o : find(tr_int_rows, r->sem);
 }
 
 bool tr_other(struct tr *t, unsigned n, const struct insn *i)
 {
-	const struct tr_row *r = t->word == 8 ? find_row(i) : find(tr_x87_rows, insn_rows[i->row].sem);
+	const struct tr_facts *f = &tr_facts[i->row];
 
-	return r && tr_can_address(t, i) && r->emit(t, n, i);
+	return f->other && (t->word == 8 || f->other_32) && tr_can_address(t, i) && f->other->emit(t, n, i);
 }
 
 bool tr_is_other(const struct insn *i)
 {
-	return find_row(i) != NULL;
+	return tr_facts[i->row].other != NULL;
 }
 
 bool tr_goes_on(const struct tr *t, const struct insn *i)

@@ -59,30 +59,23 @@ static struct value plus(struct value v, s64 n)
 	return v;
 }
 
-/* The general registers that a CLASS_COPY row changes; what it reads is among them where that is simpler. */
 static void forget_written(struct follow *f, const struct insn *i)
 {
-	const struct insn_row *r = &insn_rows[i->row];
-	bool all = r->attr & A_GPR_IMPLICIT || r->sem == &sem_xchg || r->sem == &sem_xadd;
+	u8 what = tr_facts[i->row].changes;
 
-	if (r->sem == &sem_cmp_eg || r->sem == &sem_cmp_ge || r->sem == &sem_cmp_ei || r->sem == &sem_test_eg ||
-	    r->sem == &sem_test_ei)
-		return;
-	for (unsigned n = 0; n < (all ? ARRAY_SIZE(r->operand) : 1); n++)
-		switch (operand_info[r->operand[n]].kind) {
-		case OK_G: forget(f, i->reg_off >> 3); break;
-		case OK_E: case OK_R: case OK_Z:
-			if (!i->is_mem)
-				forget(f, i->rm_off >> 3);
-			break;
-		case OK_B: forget(f, i->vvvv & 15); break;
-		case OK_FIXED: forget(f, RAX); break;
-		case OK_X: case OK_Y: case OK_A: forget_all(f); break;
-		default: break;
-		}
-	if (r->attr & A_GPR_IMPLICIT)
+	if (what & CHANGES_REG)
+		forget(f, i->reg_off >> 3);
+	if ((what & CHANGES_RM) && !i->is_mem)
+		forget(f, i->rm_off >> 3);
+	if (what & CHANGES_VVVV)
+		forget(f, i->vvvv & 15);
+	if (what & CHANGES_RAX)
+		forget(f, RAX);
+	if (what & CHANGES_LOW)
 		for (unsigned g = RAX; g <= RBX; g++)
 			forget(f, g);
+	if (what & CHANGES_ALL)
+		forget_all(f);
 }
 
 static void follow_copy(struct follow *f, const struct insn *i, unsigned word)

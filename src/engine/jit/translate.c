@@ -44,23 +44,11 @@ struct gprs {
 	bool reg, rm, vvvv, other;
 };
 
-static struct gprs gprs_of(const struct insn *i)
+static inline struct gprs gprs_of(const struct insn *i)
 {
-	const struct insn_row *r = &insn_rows[i->row];
-	struct gprs g = {0};
+	u16 is = tr_facts[i->row].is;
 
-	for (unsigned n = 0; n < ARRAY_SIZE(r->operand); n++)
-		switch (operand_info[r->operand[n]].kind) {
-		case OK_NONE: case OK_I: break;
-		case OK_FIXED: break;
-		case OK_G: g.reg = true; break;
-		case OK_E: case OK_R: g.rm |= !i->is_mem; break;
-		case OK_Z: g.rm = true; break;
-		case OK_M: break;
-		case OK_B: g.vvvv = true; break;
-		default: g.other = true; break;
-		}
-	return g;
+	return (struct gprs){.reg = is & ROW_G, .rm = (is & ROW_RM) && !i->is_mem, .vvvv = is & ROW_B, .other = is & ROW_OTHER};
 }
 
 /* TZCNT and LZCNT, which an older processor takes for BSF and BSR. Who has BMI1 has LZCNT (which clang cannot ask for). */
@@ -74,7 +62,7 @@ static bool can_copy(const struct tr *t, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	struct gprs g = gprs_of(i);
-	bool fpu = tr_is_fpu(r);
+	bool fpu = tr_is_fpu(i);
 	unsigned mem = (g.reg && tr_in_memory(i->reg)) + (g.rm && tr_in_memory(i->rm)) + (g.vvvv && tr_in_memory(i->vvvv));
 	bool high_reg = i->reg_off & 7, high_rm = i->rm_off & 7; /* AH to BH */
 	bool no_rex = (!g.reg || high_reg || tr_host_of(i->reg) < H_R8) && (!g.rm || high_rm || tr_host_of(i->rm) < H_R8);
@@ -112,7 +100,7 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	u8 code[REENCODE_MAX];
 	unsigned len;
 
-	bool fpu = tr_is_fpu(r);
+	bool fpu = tr_is_fpu(i);
 
 	tr_keep_s0(t);
 	bool align = i->is_mem && fpu && ((const struct thunk *)i->thunk)->align;
@@ -178,7 +166,7 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 		tr_emit_x87_note(t, i);
 	for (unsigned k = 0; k < back; k++)
 		emit_store_abs(t->e, back_h[k], &t->j->cpu->gpr[back_g[k]]);
-	if (tr_flags_written(r))
+	if (tr_flags_written(i))
 		t->flags = IN_HOST;
 	if (s)
 		tr_slow_done(t, s);
@@ -298,7 +286,7 @@ static void tr_liveness(struct tr *t)
 
 		t->live[n] = live;
 		if ((r->class_ == CLASS_COPY && i->fn && !block_ends_at(i)) || (t->word == 8 && tr_is_other(i) && !block_faults_at(i)))
-			live = (u16)((live & ~tr_flags_written(r)) | (r->flags_read & FL_ARITH));
+			live = (u16)((live & ~tr_flags_written(i)) | (r->flags_read & FL_ARITH));
 		else if (r->sem != &sem_push_e && r->sem != &sem_push_i && r->sem != &sem_pop_r && r->sem != &sem_leave)
 			live = FL_ARITH;
 	}
