@@ -188,6 +188,20 @@ unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size)
 	return killed;
 }
 
+#define WRITES_MIN 16
+#define WRITES_MAX (1u << 15)
+
+bool jit_count_write(struct jit *j, const u8 *p)
+{
+	struct jit_writes *w = &j->writes[hash_page(p) & ((1u << JIT_WRITES_BITS) - 1)];
+
+	if (++w->nr < MAX(w->limit, (u16)WRITES_MIN))
+		return false;
+	w->limit = (u16)MIN(2u * MAX(w->limit, (u16)WRITES_MIN), WRITES_MAX);
+	w->nr = 0;
+	return true;
+}
+
 void jit_verify_page(struct jit *j, const u8 *p)
 {
 	struct jit_block *next;

@@ -240,6 +240,10 @@ static void jit_code_write(struct cpu *c, const struct gpa_slot *slot, u64 gpa, 
 {
 	struct jit *j = jit_of(c);
 
+	if (jit_count_write(j, host)) {
+		host = (u8 *)((u64)host & PAGE_MASK);
+		size = PAGE_SIZE;
+	}
 	/* The block under execution may be among them: it is left after this instruction. */
 	if (jit_invalidate(j, host, size))
 		c->smc = true;

@@ -103,6 +103,16 @@ struct jit_level {
 	u32 mmu_index;
 };
 
+/*
+ * Writes to a page with code, by a hash of its address. Memory that held code once may hold data now: each write to
+ * it would go through C as long as some block is left there. So after @limit writes all of them go, and the page is
+ * data until code there is executed again; @limit doubles each time, for pages that are both.
+ */
+struct jit_writes {
+	u16 nr, limit; /* 0: WRITES_MIN */
+};
+#define JIT_WRITES_BITS 10
+
 struct jump_entry {
 	u64 key, code;
 };
@@ -160,6 +170,7 @@ struct jit {
 	u64 map_gen;           /* of the memory map that the blocks were made under */
 	struct jit_hub *hub;
 	struct jit_inbox inbox;
+	struct jit_writes writes[1u << JIT_WRITES_BITS];
 	struct code_range wrote; /* code that the instruction under execution writes */
 	u8 mode;               /* of the CPU's present state: see mode.c */
 	struct {
@@ -281,6 +292,8 @@ void jit_insert(struct jit *j, struct jit_block *b);
 void jit_block_kill(struct jit *j, struct jit_block *b);
 /* Ends the blocks that @size bytes at @p touch. Returns how many. */
 unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size);
+/* Counts a write to the page of @p. True: all its blocks should end. */
+bool jit_count_write(struct jit *j, const u8 *p);
 void jit_flush(struct jit *j);
 /* Ends the blocks in the page of @p whose bytes in memory are others now. */
 void jit_verify_page(struct jit *j, const u8 *p);
