@@ -54,6 +54,14 @@ static inline s64 sign_extend(u64 v, unsigned bytes)
 	return (s64)(v << shift) >> shift;
 }
 
+enum { NO_PREFIX, LEGACY_PREFIX, REX_PREFIX };
+
+static const u8 prefix_kind[256] = {
+	[0x26] = LEGACY_PREFIX, [0x2e] = LEGACY_PREFIX, [0x36] = LEGACY_PREFIX, [0x3e] = LEGACY_PREFIX,
+	[0x40 ... 0x4f] = REX_PREFIX, [0x64 ... 0x67] = LEGACY_PREFIX, [0xf0] = LEGACY_PREFIX,
+	[0xf2 ... 0xf3] = LEGACY_PREFIX,
+};
+
 /* Legacy prefixes and REX. A REX that does not stand right before the opcode is ignored (SDM vol. 2, 2.2.1). */
 static enum decode_status take_prefixes(struct cursor *d)
 {
@@ -61,7 +69,14 @@ static enum decode_status take_prefixes(struct cursor *d)
 		if (lacks(d, 1))
 			return out_of_bytes(d, 1);
 		u8 b = d->p[d->pos];
+		u8 kind = prefix_kind[b];
 
+		if (kind == NO_PREFIX || (kind == REX_PREFIX && d->bits != 64))
+			return DECODE_OK;
+		if (kind == REX_PREFIX) {
+			d->rex = b;
+			continue;
+		}
 		switch (b) {
 		case 0x66: d->opsize66 = true; break;
 		case 0x67: d->addr67 = true; break;
@@ -72,13 +87,6 @@ static enum decode_status take_prefixes(struct cursor *d)
 				d->seg = b >> 3 & 3;
 			break;
 		case 0x64: case 0x65: d->seg = SEG_FS + (b & 1); break;
-		case 0x40 ... 0x4f:
-			if (d->bits != 64)
-				return DECODE_OK;
-			d->rex = b;
-			continue;
-		default:
-			return DECODE_OK;
 		}
 		d->rex = 0;
 	}

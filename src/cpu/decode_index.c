@@ -5,13 +5,6 @@
 
 #include "cpu/table.h"
 
-enum {
-	NR_ROW = 0
-#define ROW(...) +1
-#include "cpu/table_all.def"
-#undef ROW
-};
-
 /* The sum of the rows' opcode counts. */
 enum {
 	NR_CANDIDATE = 0

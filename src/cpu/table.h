@@ -21,4 +21,12 @@
 #define OPS(...) (__VA_ARGS__)
 #define FLAGS(r, w, u) (r, w, u)
 
+/* How many there are. */
+enum {
+	NR_ROW = 0
+#define ROW(...) +1
+#include "cpu/table_all.def"
+#undef ROW
+};
+
 #endif

@@ -1,7 +1,11 @@
 /* Re-emission of decoded instructions (SDM vol. 2, chapter 2). */
 #include "engine/reencode.h"
 
+#include <pthread.h>
 #include <string.h>
+
+#include "base/bytes.h"
+#include "cpu/table.h"
 
 /*
  * Where W is the size of a general register, only 64-bit code heeds it: so it follows from the operand, not from the
@@ -55,6 +59,14 @@ static struct shape shape_of(const struct insn_row *r)
 			s.w = o->size == 8 ? W_SET : W_CLEAR;
 	}
 	return s;
+}
+
+static struct shape shapes[NR_ROW];
+
+static void make_shapes(void)
+{
+	for (unsigned n = 0; n < NR_ROW; n++)
+		shapes[n] = shape_of(&insn_rows[n]);
 }
 
 static inline u8 *put(u8 *p, unsigned b)
@@ -157,8 +169,11 @@ static u8 *put_evex(u8 *p, const struct insn *i, const struct insn_row *r, const
 unsigned reencode(u8 *out, const struct insn *i, const struct reencode *to)
 {
 	const struct insn_row *r = &insn_rows[i->row];
-	struct shape s = shape_of(r);
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	u8 *p = out;
+
+	pthread_once(&once, make_shapes);
+	const struct shape s = shapes[i->row];
 
 	if (!s.ok)
 		return 0;
@@ -170,7 +185,7 @@ unsigned reencode(u8 *out, const struct insn *i, const struct reencode *to)
 	if (s.modrm)
 		p = put_modrm(p, i, to);
 	if (i->imm_off) {
-		memcpy(p, i->bytes + i->imm_off, i->len - i->imm_off);
+		copy_short(p, i->bytes + i->imm_off, (size_t)(i->len - i->imm_off));
 		p += i->len - i->imm_off;
 		if (s.is4)
 			p[-1] = (u8)i->imm; /* without the bit that only 64-bit code heeds */

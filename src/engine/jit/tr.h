@@ -45,13 +45,13 @@ struct tr_access {
 	u16 size;
 	u8 acc;
 	u8 window; /* 0: none */
+	struct tr_access *next; /* in it */
 };
 
 #define WINDOWS_MAX 64
 /* Accesses that one check serves. */
 struct tr_window {
 	s64 lo;  /* the off that the address in the slot is for */
-	u8 nr;   /* how many: at most */
 	u8 slot; /* jit.window[slot - 1]; 0: not checked yet */
 };
 

@@ -4,13 +4,6 @@
 #include "cpu/table.h"
 #include "engine/jit/tr.h"
 
-enum {
-	NR_ROW = 0
-#define ROW(...) +1
-#include "cpu/table_all.def"
-#undef ROW
-};
-
 struct tr_facts tr_facts[NR_ROW];
 
 static u16 operand_fact(unsigned kind)

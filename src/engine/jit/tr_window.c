@@ -30,6 +30,7 @@ struct open_window {
 	u16 base, index;
 	u8 scale, seg;
 	s64 lo, hi;
+	struct tr_access *last;
 };
 
 struct follow {
@@ -124,6 +125,7 @@ static void note(struct tr *t, struct follow *f, struct tr_access *a, struct ope
 		return;
 	w.lo = off;
 	w.hi = off + size;
+	w.last = a;
 	a->off = off;
 	a->size = (u16)size;
 	for (n = f->nr; n-- > f->first;) {
@@ -137,14 +139,15 @@ static void note(struct tr *t, struct follow *f, struct tr_access *a, struct ope
 		o->lo = lo;
 		o->hi = hi;
 		a->window = (u8)(n + 1);
-		t->window[a->window].nr++;
+		o->last->next = a;
+		o->last = a;
 		return;
 	}
 	if (f->nr == WINDOWS_MAX)
 		return;
 	f->window[f->nr++] = w;
 	a->window = (u8)f->nr;
-	t->window[a->window] = (struct tr_window){.nr = 1};
+	t->window[a->window].slot = 0;
 }
 
 static void note_operand(struct tr *t, struct follow *f, unsigned n)
@@ -254,19 +257,12 @@ static unsigned window_rest(const struct tr *t, enum access_at at, s64 *lo, s64 
 	*lo = a->off;
 	*hi = a->off + a->size;
 	*acc = a->acc;
-	if (!a->window || t->window[a->window].nr < 2)
-		return a->window != 0;
-	for (unsigned n = t->n; n < t->nr; n++)
-		for (unsigned k = n == t->n ? at : 0; k < NR_ACCESS_AT; k++) {
-			const struct tr_access *b = &t->access[n][k];
-
-			if (b->window != a->window)
-				continue;
-			*lo = MIN(*lo, b->off);
-			*hi = MAX(*hi, b->off + b->size);
-			*acc = b->acc == ACC_WRITE ? ACC_WRITE : *acc;
-			nr++;
-		}
+	for (const struct tr_access *b = a->window ? a : NULL; b; b = b->next) {
+		*lo = MIN(*lo, b->off);
+		*hi = MAX(*hi, b->off + b->size);
+		*acc = b->acc == ACC_WRITE ? ACC_WRITE : *acc;
+		nr++;
+	}
 	return nr;
 }
 

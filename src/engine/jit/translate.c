@@ -152,7 +152,7 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 		*field[k].to = back_h[have];
 	}
 	bool bytes = t->word == 8 || (r->space == ENC_LEGACY && (r->modes & IN_64)); /* mean the same to the host */
-	if (bytes && !i->is_mem && !memcmp(&to, &(struct reencode){.reg = i->reg, .rm = i->rm, .vvvv = i->vvvv, .base = S0}, sizeof(to))) {
+	if (bytes && !i->is_mem && to.reg == i->reg && to.rm == i->rm && to.vvvv == i->vvvv && !to.at) {
 		emit_short(t->e, i->bytes, i->len);
 	} else {
 		len = reencode(code, i, &to);
