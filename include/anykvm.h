@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -48,6 +49,12 @@ int anykvm_set_engine(const char *name);
  * environment's ANYKVM_PERF_MAP=1 does the same. 0 or -errno.
  */
 int anykvm_perf_map(void);
+
+/*
+ * How much translated code each vCPU created from now on keeps: 128 KiB to 64 MiB, 32 MiB to begin with. When that is
+ * full it is translated anew. The environment's ANYKVM_JIT_CACHE does the same, in bytes. 0, or -EINVAL.
+ */
+int anykvm_jit_cache(uint64_t bytes);
 
 /* True when @fd is one of ours. */
 bool anykvm_owns(int fd);

@@ -41,6 +41,7 @@ static const char help[] =
 	"      --engine ENGINE   how anykvm's own runs the guest: jit (the default), interp or lockstep\n"
 	"      --reboot          a guest that resets starts anew, instead of ending the run\n"
 	"      --stats           at the end, what the run cost: exits, where they were, and KVM's own counters\n"
+	"      --jit-cache SIZE  of the code that the jit keeps for each CPU, 128K to 64M (32M)\n"
 	"      --perf-map        lets perf(1) name guest code that the jit runs, by /tmp/perf-PID.map\n"
 	"  -h, --help            this text\n"
 	"\n"
@@ -79,16 +80,26 @@ static int take_memory(struct options *o, const char *arg)
 	return 0;
 }
 
+static int take_jit_cache(const char *arg)
+{
+	u64 bytes;
+
+	if (!cli_parse_size(arg, &bytes) || anykvm_jit_cache(bytes))
+		return cli_usage_error("run", "--jit-cache wants a size from 128K to 64M, not '%s'", arg);
+	return 0;
+}
+
 /* Returns 0, or a status to exit with. -1: help was asked for. */
 static int parse(struct options *o, int argc, char **argv)
 {
-	enum { OPT_ACCEL = 256, OPT_ENGINE, OPT_REBOOT, OPT_STATS, OPT_PERF_MAP };
+	enum { OPT_ACCEL = 256, OPT_ENGINE, OPT_REBOOT, OPT_STATS, OPT_PERF_MAP, OPT_JIT_CACHE };
 	static const struct option longs[] = {
 		{"kernel", required_argument, NULL, 'k'}, {"initrd", required_argument, NULL, 'i'},
 		{"append", required_argument, NULL, 'a'}, {"cpus", required_argument, NULL, 'c'},
 		{"mem", required_argument, NULL, 'm'},    {"accel", required_argument, NULL, OPT_ACCEL},
 		{"engine", required_argument, NULL, OPT_ENGINE}, {"reboot", no_argument, NULL, OPT_REBOOT},
 		{"stats", no_argument, NULL, OPT_STATS},  {"perf-map", no_argument, NULL, OPT_PERF_MAP},
+		{"jit-cache", required_argument, NULL, OPT_JIT_CACHE},
 		{"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0},
 	};
 	static const char *const accels[] = {"auto", "kvm", "soft"};
@@ -107,6 +118,7 @@ static int parse(struct options *o, int argc, char **argv)
 		case OPT_REBOOT: o->reboot = true; break;
 		case OPT_STATS: o->machine.stats = true; break;
 		case OPT_PERF_MAP: o->perf_map = true; break;
+		case OPT_JIT_CACHE: rc = take_jit_cache(optarg); break;
 		case OPT_ACCEL:
 			if (!one_of(optarg, accels, ARRAY_SIZE(accels), &which))
 				return cli_usage_error("run", "--accel wants auto, kvm or soft, not '%s'", optarg);

@@ -69,6 +69,14 @@ extern const struct x86_ops lockstep_x86_ops;
  */
 int engine_perf_map(void);
 
+/*
+ * Bytes of translated code that each vCPU created from now on keeps at most; as much again and a half is for what
+ * must be known of it. 0, or -EINVAL: not from JIT_CACHE_MIN to JIT_CACHE_MAX.
+ */
+#define JIT_CACHE_MIN (128u << 10)
+#define JIT_CACHE_MAX (64u << 20)
+int engine_jit_cache(u64 bytes);
+
 /* The engine of that name ("interp", "jit", "lockstep"), or NULL. */
 const struct x86_ops *engine_find(const char *name);
 

@@ -18,9 +18,12 @@ static pthread_once_t environment_once = PTHREAD_ONCE_INIT;
 static void read_environment(void)
 {
 	const char *name = getenv("ANYKVM_ENGINE"), *perf_map = getenv("ANYKVM_PERF_MAP");
+	const char *cache = getenv("ANYKVM_JIT_CACHE");
 
 	if (name && vm_set_engine(name))
 		log_warn("ANYKVM_ENGINE=%s: no such engine (there are interp, jit and lockstep)", name);
+	if (cache && engine_jit_cache(strtoull(cache, NULL, 0)))
+		log_warn("ANYKVM_JIT_CACHE=%s: wanted is a number of bytes from %u to %u", cache, JIT_CACHE_MIN, JIT_CACHE_MAX);
 	if (perf_map && strcmp(perf_map, "0") && engine_perf_map())
 		log_warn("ANYKVM_PERF_MAP: /tmp/perf-%d.map cannot be written", getpid());
 }
@@ -34,6 +37,12 @@ int anykvm_set_engine(const char *name)
 int anykvm_perf_map(void)
 {
 	return engine_perf_map();
+}
+
+int anykvm_jit_cache(uint64_t bytes)
+{
+	pthread_once(&environment_once, read_environment);
+	return engine_jit_cache(bytes);
 }
 
 int anykvm_open(void)

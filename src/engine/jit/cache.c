@@ -18,7 +18,7 @@ static unsigned hash_page(const u8 *p)
 void *jit_data(struct jit *j, size_t size)
 {
 	size = ALIGN_UP(size, 8);
-	if (j->data_p + size > j->data + JIT_DATA_SIZE)
+	if (j->data_p + size > j->data + j->data_size)
 		return NULL;
 	void *p = j->data_p;
 	j->data_p += size;

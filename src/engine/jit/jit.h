@@ -28,10 +28,7 @@
 #define JIT_HASH_BITS 15
 #define JIT_EPOCH_SHIFT 48 /* to the mode in jit.epoch */
 #define JUMP_BITS 14
-#define JIT_CODE_SIZE (32u << 20)
-#define JIT_CODE_MIN (128u << 10)
 #define JIT_BLOCK_MAX (64u << 10) /* of host code */
-#define JIT_DATA_SIZE (48u << 20)
 #define JIT_TOUCH (128u << 10) /* memory of both is asked for by pieces of this */
 
 struct jit_block;
@@ -151,7 +148,7 @@ struct jit {
 	struct jump_entry jump[1u << JUMP_BITS];
 
 	u8 *rw, *rx;           /* one memory, mapped twice */
-	size_t code_size;
+	size_t code_size, data_size;
 	u8 *code_start;        /* after the stubs */
 	u8 *code_touched, *data_touched; /* up to here */
 	struct emit e;

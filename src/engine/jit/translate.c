@@ -347,7 +347,7 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	if (j->e.p + JIT_BLOCK_MAX > j->rw + j->code_size)
 		return NULL;
 	touch(&j->code_touched, j->e.p, j->rw + j->code_size);
-	touch(&j->data_touched, j->data_p, j->data + JIT_DATA_SIZE);
+	touch(&j->data_touched, j->data_p, j->data + j->data_size);
 	struct jit_block *b = t.b = jit_data(j, sizeof(*b));
 	if (!b)
 		return NULL;
