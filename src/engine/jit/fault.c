@@ -23,17 +23,16 @@ static u64 rip_at(const struct jit *j, u64 pc, bool *flags)
 		b = b->older;
 	if (!b)
 		return j->cpu->rip;
-	u64 rip = b->fixed ? b->rip : j->page_rip + (b->rip & ~PAGE_MASK);
-	unsigned n = 0;
-	for (unsigned at = 0; n + 1 < b->nr && b->entry + b->offset[n + 1] <= pc; n++) {
+	u64 start = b->fixed ? b->rip : j->page_rip + (b->rip & ~PAGE_MASK);
+	unsigned n = 0, at = 0;
+	for (; n + 1 < b->nr * b->turns && b->entry + b->offset[n + 1] <= pc; n++) {
 		struct insn i;
 
 		decode(&i, b->bytes + at, b->len - at, b->mode & JIT_MODE_32 ? 32 : 64);
-		at += i.len;
-		rip += i.len;
+		at = (n + 1) % b->nr ? at + i.len : 0;
 	}
 	*flags = b->host_flags >> n & 1;
-	return rip;
+	return start + at;
 }
 
 void jit_host_fault(struct cpu *c, const void *context)

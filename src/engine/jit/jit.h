@@ -87,7 +87,8 @@ struct jit_block {
 	u16 len;
 	u16 flags_live;        /* arithmetic flags at its entry that it reads or leaves as they are */
 	u64 host_flags;        /* a bit each instruction: the host's register has the flags at its access */
-	u8 mode, nr;           /* jit.mode that it was made for */
+	u8 mode, nr;           /* jit.mode that it was made for; instructions of the guest's */
+	u8 turns;              /* how often its code has them one behind the other: see tr_loop.c */
 	u8 poll;               /* bytes of code at @entry that do nothing but poll */
 	bool fixed, dead;
 };

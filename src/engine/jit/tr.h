@@ -199,6 +199,14 @@ void tr_emit_window_use(struct tr *t, enum access_at at);
 /* Behind the block. */
 void tr_emit_window_miss(struct tr *t, struct slow_path *s);
 
+/* --- tr_loop.c: short loops -------------------------------------------------------------------------------------- */
+
+bool tr_is_loop(const struct tr *t, unsigned len);
+/* The instructions of such a block follow each other several times. */
+void tr_unroll(struct tr *t);
+/* Instruction @n is the branch back, with another turn of the block behind it. */
+bool tr_turns(const struct tr *t, unsigned n);
+
 /* --- tr_fpu.c: vectors, x87 and MMX ---------------------------------------------------------------------------- */
 
 static inline bool tr_is_fpu(const struct insn *i)

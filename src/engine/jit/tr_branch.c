@@ -77,7 +77,9 @@ void tr_jcc(struct tr *t, unsigned n, const struct insn *i)
 {
 	tr_flags_to_host(t, n, S0);
 	struct exit_path *x = &t->exit[t->nr_exit++];
-	*x = (struct exit_path){emit_jcc(t->e, i->opcode & 15), branch_target(t, i), t->flags == IN_HOST};
+	bool turns = tr_turns(t, n); /* the branch that is not taken leaves */
+	jit_place to = turns ? jit_cut(t->b, t->place + i->len) : branch_target(t, i);
+	*x = (struct exit_path){emit_jcc(t->e, (i->opcode & 15) ^ turns), to, t->flags == IN_HOST};
 }
 
 void tr_emit_late_paths(struct tr *t)

@@ -224,7 +224,7 @@ void tr_find_windows(struct tr *t)
 		const struct insn *i = &t->insn[n];
 		const struct insn_row *r = &insn_rows[i->row];
 
-		f.rip += i->len;
+		f.rip = (n % t->b->nr ? f.rip : 0) + i->len;
 		if (block_faults_at(i))
 			return;
 		if (tr_is_jcc(i) || (r->sem == &sem_nop && r->class_ == CLASS_COPY) || follow_stack(t, &f, n))

@@ -252,7 +252,7 @@ static bool tr_decode(struct tr *t, const u8 *p)
 {
 	u8 bytes[JIT_INSNS_MAX * 15];
 	unsigned room = (unsigned)MIN(t->page_end - p, (s64)sizeof(bytes)), len = 0, have = 0;
-	bool ends = false;
+	bool ends = false, loop = false;
 
 	while (t->nr < JIT_INSNS_MAX && !ends && len < room) {
 		struct insn *i = &t->j->insns[t->nr];
@@ -265,7 +265,8 @@ static bool tr_decode(struct tr *t, const u8 *p)
 			return false;
 		len += i->len;
 		t->nr++;
-		ends = block_ends_at(i) && !tr_is_jcc(i) && !tr_goes_on(t, i);
+		loop = tr_is_loop(t, len);
+		ends = loop || (block_ends_at(i) && !tr_is_jcc(i) && !tr_goes_on(t, i));
 	}
 	t->b->len = (u16)len;
 	t->b->nr = (u8)t->nr;
@@ -273,7 +274,11 @@ static bool tr_decode(struct tr *t, const u8 *p)
 	if (!t->b->bytes)
 		return false;
 	memcpy(t->b->bytes, bytes, len);
-	return !t->j->alone || keep_insns(t);
+	if (t->j->alone && !keep_insns(t))
+		return false;
+	if (loop)
+		tr_unroll(t);
+	return true;
 }
 
 static void tr_liveness(struct tr *t)
@@ -363,7 +368,8 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	}
 	memset(t.access, 0, t.nr * sizeof(t.access[0]));
 	b->older = j->newest;
-	b->offset = jit_data(j, b->nr * sizeof(*b->offset));
+	b->turns = (u8)(t.nr / b->nr);
+	b->offset = jit_data(j, t.nr * sizeof(*b->offset));
 	if (!b->offset)
 		return NULL;
 	tr_liveness(&t);
@@ -373,7 +379,8 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	for (unsigned n = 0; n < t.nr && !t.full;) {
 		b->offset[n] = (u16)(emit_here(&j->e) - b->entry);
 		for (unsigned done = tr_insn(&t, n); done; done--) {
-			t.place += t.insn[n++].len;
+			t.place = tr_turns(&t, n) ? start : t.place + t.insn[n].len;
+			n++;
 			if (done > 1) /* under one check: they count as the first of them */
 				b->offset[n] = (u16)(emit_here(&j->e) - b->entry);
 		}
