@@ -15,6 +15,7 @@ enum flags_at { IN_SLOT, IN_HOST };
 /* A memory access whose fast path failed. */
 struct slow_path {
 	u8 *from;          /* rel32 of the jump here */
+	u8 *misaligned;    /* or NULL: that of another */
 	const u8 *resume;  /* with the host address in S0 */
 	const u8 *done;    /* after the instruction */
 	u64 tag;           /* address of the tag that S0 was XORed with, less S1 */
@@ -53,6 +54,7 @@ struct tr_access {
 struct tr_window {
 	s64 lo;  /* the off that the address in the slot is for */
 	u8 slot; /* jit.window[slot - 1]; 0: not checked yet */
+	u8 align; /* bits of the address that are known to be clear */
 };
 
 #define PATHS_MAX (JIT_INSNS_MAX * 2 + 4)
@@ -162,8 +164,12 @@ void tr_emit_rip(struct tr *t, unsigned to, jit_place place);
 /* The effective address plus @more into @to. Leaves flags alone, uses S1. */
 void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to);
 void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to);
-/* From a linear address in S0 to the host's; or of the memory operand of @i. Flags must be in their slot. */
-struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, enum access acc);
+/*
+ * From a linear address in S0, whose bits @align must be clear, to the host's; or of the memory operand of @i. Flags must be
+ * in their slot.
+ */
+struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, u8 align,
+			      enum access acc);
 struct slow_path *tr_emit_operand(struct tr *t, const struct insn *i);
 /*
  * Or less t->disp, which is shorter. Flags must be in their slot where tr_check_needed() says so. NULL: no check was
@@ -194,7 +200,9 @@ void tr_find_windows(struct tr *t);
 bool tr_access_checked(const struct tr *t, enum access_at at);
 bool tr_window_begins(const struct tr *t, enum access_at at, s64 *lo);
 /* From the linear address of the lowest in S0. */
-struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, enum seg_reg seg);
+struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, u8 align, enum seg_reg seg);
+/* Bits of the address of the operand of instruction t->n, which was checked before, that are known to be clear. */
+u8 tr_window_align(const struct tr *t);
 void tr_emit_window_use(struct tr *t, enum access_at at);
 /* Behind the block. */
 void tr_emit_window_miss(struct tr *t, struct slow_path *s);

@@ -69,9 +69,20 @@ bool tr_fpu_guard_needed(const struct tr *t, const struct insn *i)
 	return (fpu_need(i) & ~t->fpu_checked) || in_use_after(t, i);
 }
 
+/* One look serves those that move and those that compute. */
+static u32 computes_ahead(const struct tr *t)
+{
+	for (unsigned n = t->n; n < t->nr; n++)
+		if (insn_rows[t->insn[n].row].attr & A_MXCSR)
+			return VEC_FP;
+	return 0;
+}
+
 void tr_emit_fpu_guard(struct tr *t, const struct insn *i)
 {
 	u32 need = fpu_need(i) & ~t->fpu_checked;
+	if (need & (VEC_SSE | VEC_AVX | VEC_AVX512))
+		need |= computes_ahead(t) & ~t->fpu_checked;
 	u64 use = in_use_after(t, i);
 
 	if (need) {

@@ -125,6 +125,12 @@ void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to)
 	tr_emit_ea_plus(t, i, 0, to);
 }
 
+/* Bits of the linear address that must be clear. */
+static u8 align_of(const struct insn *i)
+{
+	return i->thunk ? ((const struct thunk *)i->thunk)->align : 0;
+}
+
 struct jit_site *tr_new_site(struct tr *t, const struct insn *i)
 {
 	struct jit_site *s = jit_data(t->j, sizeof(*s));
@@ -133,7 +139,7 @@ struct jit_site *tr_new_site(struct tr *t, const struct insn *i)
 		t->full = true;
 		return NULL;
 	}
-	*s = (struct jit_site){.block = t->b, .place = t->place, .align = i->thunk ? ((const struct thunk *)i->thunk)->align : 0};
+	*s = (struct jit_site){.block = t->b, .place = t->place, .align = align_of(i)};
 	return s;
 }
 
@@ -143,11 +149,17 @@ void tr_emit_c_path(struct tr *t, const struct insn *i, unsigned cc)
 	t->c[t->nr_c++] = (struct c_path){.from = emit_jcc(t->e, cc), .site = tr_new_site(t, i)};
 }
 
+static void emit_test_align(struct emit *e, u8 align)
+{
+	emit_bytes(e, "\x41\xf6\xc6", 3); /* test r14b, align */
+	emit8(e, align);
+}
+
 /*
  * From the linear address in S0 to the host address in S0; uses S1 and the flags. The distance between the address and
  * the tag of its TLB entry is the offset in the page on a hit, and a page or more on a miss (mmu.c: tag_none()).
  */
-struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, enum access acc)
+struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, u8 align, enum access acc)
 {
 	struct emit *e = t->e;
 	struct tlb_entry *array = t->j->cpu->tlbs->e[jit_mmu_index(t->b)];
@@ -164,9 +176,18 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 	emit_bytes(e, "\x41\x81\xe7", 3);     /* and r15d, (TLB_SIZE - 1) * 32 */
 	emit32(e, (TLB_SIZE - 1) * sizeof(struct tlb_entry));
 	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)tag);
-	emit_bytes(e, "\x49\x81\xfe", 3);     /* cmp r14, PAGE_SIZE - size */
-	emit32(e, PAGE_SIZE - size);
-	*s = (struct slow_path){.from = emit_jcc(e, CC_A), .tag = tag, .site = tr_new_site(t, i)};
+	if (align && size <= align + 1) {
+		emit_bytes(e, "\x49\xf7\xc6", 3); /* test r14, -PAGE_SIZE | align: aligned, it does not cross pages */
+		emit32(e, (u32)-PAGE_SIZE | align);
+	} else {
+		emit_bytes(e, "\x49\x81\xfe", 3); /* cmp r14, PAGE_SIZE - size */
+		emit32(e, PAGE_SIZE - size);
+	}
+	*s = (struct slow_path){.from = emit_jcc(e, align && size <= align + 1 ? CC_NE : CC_A), .tag = tag, .site = tr_new_site(t, i)};
+	if (align && size > align + 1) {
+		emit_test_align(e, align);
+		s->misaligned = emit_jcc(e, CC_NE);
+	}
 	if (s->site) {
 		s->site->size = (u8)size;
 		s->site->seg = (u8)seg;
@@ -190,6 +211,16 @@ static void emit_limit(struct tr *t, const struct insn *i)
 	tr_emit_c_path(t, i, CC_AE);
 }
 
+/* C raises what a misaligned address asks for. Flags are in their slot. */
+static void emit_align(struct tr *t, const struct insn *i, u8 align)
+{
+	emit_rm_disp(t->e, 1, 0x8d, S0, S0, t->disp);
+	t->s0 = 0;
+	t->disp = 0;
+	emit_test_align(t->e, align);
+	tr_emit_c_path(t, i, CC_NE);
+}
+
 /* Host address, less t->disp, of the memory operand of @i into S0. */
 struct slow_path *tr_emit_operand_disp(struct tr *t, const struct insn *i)
 {
@@ -197,10 +228,13 @@ struct slow_path *tr_emit_operand_disp(struct tr *t, const struct insn *i)
 	struct emit *e = t->e;
 	bool known = i == &t->insn[t->n];
 	s64 lo = t->access[t->n][AT_OPERAND].off;
+	u8 align = align_of(i);
 
 	t->disp = 0;
 	if (known && tr_access_checked(t, AT_OPERAND)) {
 		tr_emit_window_use(t, AT_OPERAND);
+		if (align & ~tr_window_align(t))
+			emit_align(t, i, align);
 		return NULL;
 	}
 	bool window = known && tr_window_begins(t, AT_OPERAND, &lo);
@@ -210,9 +244,13 @@ struct slow_path *tr_emit_operand_disp(struct tr *t, const struct insn *i)
 			emit_limit(t, i);
 		emit_ra(e, tr_w(t), 0x03, S0, &t->j->cpu->seg[i->seg].base);
 	}
-	if (window)
-		return tr_emit_window_check(t, i, AT_OPERAND, i->seg);
-	return tr_emit_tlb(t, i, i->seg, i->mem_size, r->attr & (A_WRITE | A_RMW) ? ACC_WRITE : ACC_READ);
+	if (window) {
+		struct slow_path *s = tr_emit_window_check(t, i, AT_OPERAND, align, i->seg);
+		if (align & ~tr_window_align(t))
+			emit_align(t, i, align);
+		return s;
+	}
+	return tr_emit_tlb(t, i, i->seg, i->mem_size, align, r->attr & (A_WRITE | A_RMW) ? ACC_WRITE : ACC_READ);
 }
 
 /* Host address of the memory operand of @i into S0. */
@@ -228,7 +266,7 @@ struct slow_path *tr_emit_operand(struct tr *t, const struct insn *i)
 
 bool tr_check_needed(const struct tr *t, const struct insn *i, enum access_at at)
 {
-	return i != &t->insn[t->n] || !tr_access_checked(t, at);
+	return i != &t->insn[t->n] || !tr_access_checked(t, at) || (at == AT_OPERAND && align_of(i) & ~tr_window_align(t));
 }
 
 void tr_slow_done(struct tr *t, struct slow_path *s)

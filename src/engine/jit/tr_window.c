@@ -280,14 +280,15 @@ bool tr_window_begins(const struct tr *t, enum access_at at, s64 *lo)
 	return at != AT_OPERAND || disp == (s32)disp;
 }
 
-struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, enum seg_reg seg)
+struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, u8 align, enum seg_reg seg)
 {
 	const struct tr_access *a = &t->access[t->n][at];
 	enum access acc;
 	s64 lo, hi;
 
 	window_rest(t, at, &lo, &hi, &acc);
-	struct slow_path *s = tr_emit_tlb(t, i, seg, (unsigned)(hi - lo), acc);
+	align = (a->off - lo) & align ? 0 : align;
+	struct slow_path *s = tr_emit_tlb(t, i, seg, (unsigned)(hi - lo), align, acc);
 	s->window = true;
 	if (s->site) {
 		s->site->size = (u8)a->size;
@@ -298,10 +299,19 @@ struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum 
 	}
 	t->window[a->window].lo = lo;
 	t->window[a->window].slot = (u8)++t->nr_slots;
+	t->window[a->window].align = align;
 	emit_store_abs(t->e, S0, &t->j->window[t->nr_slots - 1]);
 	t->s0 = a->window;
 	t->disp = (s32)(a->off - lo);
 	return s;
+}
+
+u8 tr_window_align(const struct tr *t)
+{
+	const struct tr_access *a = &t->access[t->n][AT_OPERAND];
+	const struct tr_window *w = &t->window[a->window];
+
+	return (a->off - w->lo) & w->align ? 0 : w->align;
 }
 
 void tr_emit_window_use(struct tr *t, enum access_at at)
@@ -328,6 +338,8 @@ void tr_emit_window_miss(struct tr *t, struct slow_path *s)
 	}
 	*l = (struct jit_link){.place = s->site->place, .jump = s->from, .stub = (u16)(e->p - s->from), .from = t->b, .no_windows = true};
 	emit_patch(s->from, e->p);
+	if (s->misaligned)
+		emit_patch(s->misaligned, e->p);
 	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)s->tag); /* the linear address again: the XOR undone */
 	emit_mov_imm(e, S1, (u64)s->site);
 	emit_call(e, t->j->stub_slow);

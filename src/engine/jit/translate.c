@@ -103,20 +103,14 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	bool fpu = tr_is_fpu(i);
 
 	tr_keep_s0(t);
-	bool align = i->is_mem && fpu && ((const struct thunk *)i->thunk)->align;
 	bool high = i->is_mem && g.reg && (i->reg_off & 7);
-	if (high || (i->is_mem && tr_check_needed(t, i, AT_OPERAND)) || align || (fpu && tr_fpu_guard_needed(t, i)))
+	if (high || (i->is_mem && tr_check_needed(t, i, AT_OPERAND)) || (fpu && tr_fpu_guard_needed(t, i)))
 		tr_flags_to_slot(t, tr_flags_needed(t, n));
 	if (fpu)
 		tr_emit_fpu_guard(t, i);
-	if (i->is_mem && !align) {
+	if (i->is_mem) {
 		s = tr_emit_operand_disp(t, i);
 		to.disp = t->disp;
-	} else if (align) {
-		s = tr_emit_operand(t, i);
-		emit_bytes(t->e, "\x41\xf6\xc6", 3); /* test r14b, align */
-		emit8(t->e, ((const struct thunk *)i->thunk)->align);
-		tr_emit_c_path(t, i, CC_NE);
 	}
 	tr_flags_to_host(t, n, S1);
 	to.base = S0;
