@@ -15,20 +15,20 @@
 
 /* --- Vectors: stubs ---------------------------------------------------------------------------------------------- */
 
-/* The widest move there is between register @v and its place in cpu->fpu. */
-static void emit_vec_move(struct jit *j, unsigned v, bool store)
+/* A move of @size bytes between register @v and its place in cpu->fpu. */
+static void emit_vec_move(struct jit *j, unsigned v, unsigned size, bool store)
 {
 	struct emit *e = &j->e;
 
-	if (j->vec_max == 64) {
+	if (size == 64) {
 		emit8(e, 0x62); /* vmovdqu64 */
 		emit8(e, (v & 8 ? 0 : 0x80) | 0x60 | (v & 16 ? 0 : 0x10) | 1);
 		emit8(e, 0xfe);
 		emit8(e, 0x48);
 		emit8(e, store ? 0x7f : 0x6f);
-	} else if (j->vec_max == 32) {
+	} else if (j->vec_max > 16) {
 		emit8(e, 0xc5); /* vmovdqu */
-		emit8(e, (v & 8 ? 0 : 0x80) | 0x7e);
+		emit8(e, (v & 8 ? 0 : 0x80) | (size == 32 ? 0x7e : 0x7a));
 		emit8(e, store ? 0x7f : 0x6f);
 	} else {
 		if (v & 8)
@@ -39,12 +39,12 @@ static void emit_vec_move(struct jit *j, unsigned v, bool store)
 	emit_modrm_abs(e, v, j->cpu->fpu.zmm[v]);
 }
 
-static void emit_group_move(struct jit *j, u32 group, bool store)
+static void emit_group_move(struct jit *j, u32 group, unsigned size, bool store)
 {
 	unsigned first = group == VEC_AWAY_LOW ? 0 : 16;
 
 	for (unsigned v = first; v < first + 16; v++)
-		emit_vec_move(j, v, store);
+		emit_vec_move(j, v, size, store);
 	for (unsigned k = 0; k < 8 && group == VEC_AWAY_HIGH; k++) {
 		emit_bytes(&j->e, "\xc4\xe1\xf8", 3); /* kmovq */
 		emit8(&j->e, store ? 0x91 : 0x90);
@@ -75,13 +75,33 @@ static void make_vec_save(struct jit *j)
 		if (group == VEC_AWAY_HIGH && j->vec_max < 64)
 			break;
 		u8 *skip = emit_skip_if(j, &j->vec_bad, group);
-		emit_group_move(j, group, true);
+		emit_group_move(j, group, j->vec_max, true);
 		emit_patch(skip, j->e.p);
 	}
 	emit_mark(j, 1, VEC_AWAY_LOW | VEC_AWAY_HIGH);
 	if (j->vec_max > 16)
 		emit_bytes(&j->e, "\xc5\xf8\x77", 3); /* vzeroupper: C code's SSE is faster then, on some processors */
 	emit8(&j->e, 0xc3);
+}
+
+/*
+ * As long as the guest has not used the upper parts of registers 0 to 15 (or executes VZEROUPPER) the host must know that
+ * they are 0: else each of the guest's SSE instructions waits for what its destination was before, to keep them.
+ */
+static void emit_low_load(struct jit *j)
+{
+	struct emit *e = &j->e;
+
+	emit8(e, 0xf6); /* test byte [xinuse], upper parts */
+	emit_modrm_abs(e, 0, &j->cpu->fpu.xinuse);
+	emit8(e, XF(AVX) | XF(ZMM_HI256));
+	u8 *wide = emit_jcc(e, CC_NE);
+	emit_bytes(e, "\xc5\xf8\x77", 3); /* vzeroupper */
+	emit_group_move(j, VEC_AWAY_LOW, 16, false);
+	u8 *done = emit_jmp_later(e);
+	emit_patch(wide, e->p);
+	emit_group_move(j, VEC_AWAY_LOW, j->vec_max, false);
+	emit_patch(done, e->p);
 }
 
 static void make_vec_load(struct jit *j)
@@ -91,7 +111,10 @@ static void make_vec_load(struct jit *j)
 		if (group == VEC_AWAY_HIGH && j->vec_max < 64)
 			break;
 		u8 *skip = emit_skip_if(j, &j->vec_was, group);
-		emit_group_move(j, group, false);
+		if (group == VEC_AWAY_LOW && j->vec_max > 16)
+			emit_low_load(j);
+		else
+			emit_group_move(j, group, j->vec_max, false);
 		emit_mark(j, 4, ~group & 0xff);
 		emit_patch(skip, j->e.p);
 	}
