@@ -176,15 +176,17 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 	emit_bytes(e, "\x41\x81\xe7", 3);     /* and r15d, (TLB_SIZE - 1) * 32 */
 	emit32(e, (TLB_SIZE - 1) * sizeof(struct tlb_entry));
 	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)tag);
-	if (align && size <= align + 1) {
-		emit_bytes(e, "\x49\xf7\xc6", 3); /* test r14, -PAGE_SIZE | align: aligned, it does not cross pages */
+	bool whole = align && size <= align + 1u; /* aligned, it does not cross pages */
+
+	if (whole) {
+		emit_bytes(e, "\x49\xf7\xc6", 3); /* test r14, -PAGE_SIZE | align */
 		emit32(e, (u32)-PAGE_SIZE | align);
 	} else {
 		emit_bytes(e, "\x49\x81\xfe", 3); /* cmp r14, PAGE_SIZE - size */
 		emit32(e, PAGE_SIZE - size);
 	}
-	*s = (struct slow_path){.from = emit_jcc(e, align && size <= align + 1 ? CC_NE : CC_A), .tag = tag, .site = tr_new_site(t, i)};
-	if (align && size > align + 1) {
+	*s = (struct slow_path){.from = emit_jcc(e, whole ? CC_NE : CC_A), .tag = tag, .site = tr_new_site(t, i)};
+	if (align && !whole) {
 		emit_test_align(e, align);
 		s->misaligned = emit_jcc(e, CC_NE);
 	}
