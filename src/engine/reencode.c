@@ -92,9 +92,10 @@ static u8 *put_modrm(u8 *p, const struct insn *i, const struct reencode *to)
 		return put(p, 0xc0 | reg | (to->rm & 7));
 	bool none = !to->disp && (to->base & 7) != RBP;
 	bool small = !to->disp || (to->disp == (s8)to->disp && insn_rows[i->row].space != ENC_EVEX);
-	p = put(p, (none ? 0 : small ? 0x40 : 0x80) | reg | (to->base & 7));
-	if ((to->base & 7) == RSP)
-		p = put(p, 0x24);
+	bool sib = to->index || (to->base & 7) == RSP;
+	p = put(p, (none ? 0 : small ? 0x40 : 0x80) | reg | (sib ? RSP : to->base & 7));
+	if (sib)
+		p = put(p, (to->index ? to->index & 7 : RSP) << 3 | (to->base & 7));
 	if (none)
 		return p;
 	memcpy(p, &to->disp, 4); /* little endian: the first byte is the 8 bits */
@@ -105,7 +106,8 @@ static u8 *put_legacy(u8 *p, const struct insn *i, const struct insn_row *r, con
 		      const struct reencode *to)
 {
 	unsigned rm = i->is_mem ? to->base : to->rm;
-	unsigned rex = (i->rex & 8) | (s->modrm && (to->reg & 8) ? 4 : 0) | (rm & 8 ? 1 : 0);
+	unsigned rex = (i->rex & 8) | (s->modrm && (to->reg & 8) ? 4 : 0) | (i->is_mem && (to->index & 8) ? 2 : 0) |
+		       (rm & 8 ? 1 : 0);
 
 	if (i->lock)
 		p = put(p, 0xf0);
@@ -146,7 +148,8 @@ static u8 *put_vex(u8 *p, const struct insn *i, const struct insn_row *r, const 
 	unsigned rm = i->is_mem ? to->base : to->rm;
 
 	p = put(p, 0xc4);
-	p = put(p, (to->reg & 8 ? 0 : 0x80) | 0x40 | (rm & 8 ? 0 : 0x20) | r->map);
+	bool x = i->is_mem && (to->index & 8);
+	p = put(p, (to->reg & 8 ? 0 : 0x80) | (x ? 0 : 0x40) | (rm & 8 ? 0 : 0x20) | r->map);
 	p = put(p, vex_w(i, s) << 7 | (~to->vvvv & 15) << 3 | (i->l & 1) << 2 | vex_pp(r));
 	return put(p, i->opcode);
 }
@@ -155,7 +158,7 @@ static u8 *put_evex(u8 *p, const struct insn *i, const struct insn_row *r, const
 		    const struct reencode *to)
 {
 	unsigned rm = i->is_mem ? to->base : to->rm;
-	unsigned x = i->is_mem ? 0 : rm & 16;
+	unsigned x = i->is_mem ? to->index & 8 : rm & 16;
 	unsigned last = i->bytes[i->opcode_off - 1]; /* z L'L b V' aaa: L'L may be a rounding mode */
 
 	p = put(p, 0x62);

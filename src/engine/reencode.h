@@ -9,13 +9,14 @@
 
 /*
  * Host register numbers in place of the guest's. For vector, mask, MMX and x87 operands give the instruction's own
- * (REENCODE_SAME). @base is the host register that holds the address of the memory operand, less @disp.
+ * (REENCODE_SAME). @base is the host register that holds the address of the memory operand, less @disp, and less @index
+ * unless that is 0.
  */
 struct reencode {
 	u8 reg;  /* ModRM.reg operand */
 	u8 rm;   /* ModRM.rm register operand, or the register in the opcode */
 	u8 vvvv;
-	u8 base;
+	u8 base, index;
 	s32 disp;
 	u32 at;  /* not 0: the address of what takes the place of the register rm, which is 0 */
 };

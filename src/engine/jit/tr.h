@@ -15,6 +15,7 @@ enum flags_at { IN_SLOT, IN_HOST };
 /* A memory access whose fast path failed. */
 struct slow_path {
 	u8 *from;          /* rel32 of the jump here */
+	bool two;          /* the address is in S0 and S1: see tr.two */
 	u8 *misaligned;    /* or NULL: that of another */
 	const u8 *resume;  /* with the host address in S0 */
 	const u8 *done;    /* after the instruction */
@@ -76,6 +77,7 @@ struct tr {
 	bool cpl0;           /* found to be so in this block */
 	unsigned nr_slots;
 	u8 s0, s0_before;    /* the window whose slot S0 holds, 0: none; and before the instruction: see tr_keep_s0() */
+	bool two;            /* the address of the access may be the sum of S0 and S1; false again: it is in S0 */
 	s32 disp;            /* of the access under translation, to S0 */
 	u8 *poll[2];         /* rel32 of the jumps that leave because somebody asked */
 	bool far;            /* links may lead to other pages */

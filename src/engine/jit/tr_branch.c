@@ -99,6 +99,8 @@ void tr_emit_late_paths(struct tr *t)
 		emit_call(e, t->j->stub_slow);
 		emit_rr(e, 1, 0x85, S0, S0);
 		u8 *done = emit_jcc(e, CC_E);
+		if (s->two)
+			emit_rr(e, 0, 0x33, S1, S1);
 		emit_patch(emit_jmp_later(e), s->resume);
 		emit_patch(done, e->p);
 		if (s->reload_flags)

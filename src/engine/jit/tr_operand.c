@@ -112,12 +112,16 @@ void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to)
 		base = tr_use_gpr(t, i->base, to);
 	if (i->index != NO_REG)
 		index = tr_use_gpr(t, i->index, S1);
-	if (index == NO_REG)
+	if (index == NO_REG && !disp) {
+		if (!w || to != base)
+			emit_rr(e, w, 0x8b, to, base);
+	} else if (index == NO_REG) {
 		emit_rm_disp(e, w, 0x8d, to, base, disp);
-	else if (base == NO_REG)
+	} else if (base == NO_REG) {
 		emit_lea_index(e, w, to, index, i->scale, disp);
-	else
+	} else {
 		emit_lea_sib(e, w, to, base, index, i->scale, disp);
+	}
 }
 
 void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to)
@@ -156,7 +160,7 @@ static void emit_test_align(struct emit *e, u8 align)
 }
 
 /*
- * From the linear address in S0 to the host address in S0; uses S1 and the flags. The distance between the address and
+ * From the linear address in S0 to the host address in S0 (t->two: and S1); uses S1 and the flags. The distance between the address and
  * the tag of its TLB entry is the offset in the page on a hit, and a page or more on a miss (mmu.c: tag_none()).
  */
 struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, u8 align, enum access acc)
@@ -195,7 +199,8 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 		s->site->seg = (u8)seg;
 		s->site->acc = (u8)acc;
 	}
-	emit_rm_disp(e, 1, 0x03, S0, S1, (s32)(u64)&array->host);
+	emit_rm_disp(e, 1, t->two ? 0x8b : 0x03, t->two ? S1 : S0, S1, (s32)(u64)&array->host);
+	s->two = t->two;
 	s->resume = e->p;
 	return s;
 }
@@ -234,6 +239,7 @@ struct slow_path *tr_emit_operand_disp(struct tr *t, const struct insn *i)
 
 	t->disp = 0;
 	if (known && tr_access_checked(t, AT_OPERAND)) {
+		t->two = false;
 		tr_emit_window_use(t, AT_OPERAND);
 		if (align & ~tr_window_align(t))
 			emit_align(t, i, align);
@@ -247,6 +253,7 @@ struct slow_path *tr_emit_operand_disp(struct tr *t, const struct insn *i)
 		emit_ra(e, tr_w(t), 0x03, S0, &t->j->cpu->seg[i->seg].base);
 	}
 	if (window) {
+		t->two = false;
 		struct slow_path *s = tr_emit_window_check(t, i, AT_OPERAND, align, i->seg);
 		if (align & ~tr_window_align(t))
 			emit_align(t, i, align);

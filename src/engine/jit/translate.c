@@ -109,8 +109,13 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	if (fpu)
 		tr_emit_fpu_guard(t, i);
 	if (i->is_mem) {
+		/* An addition less to wait for, where nobody needs S1. */
+		bool flags = tr_flags_needed(t, n) && (tr_flags_written(i) || (r->flags_read & FL_ARITH));
+		t->two = !flags && !high && !(r->attr & A_X87) && !(g.reg && tr_in_memory(i->reg)) && !(g.vvvv && tr_in_memory(i->vvvv));
 		s = tr_emit_operand_disp(t, i);
 		to.disp = t->disp;
+		to.index = t->two ? S1 : 0;
+		t->two = false;
 	}
 	tr_flags_to_host(t, n, S1);
 	to.base = S0;
