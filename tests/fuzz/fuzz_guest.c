@@ -106,7 +106,7 @@ static void setup_once(void)
 		require(s->code);
 	}
 	cpus = low_alloc(ARRAY_SIZE(engines) * sizeof(*cpus));
-	require(cpus && setenv("ANYKVM_JIT_CACHE", "131072", 1) == 0);
+	require(cpus && engine_jit_cache(131072) == 0);
 	unsigned n = MIN(cpuid_supported(offer, CPUID_MAX_ENTRIES), CPUID_MAX_ENTRIES);
 	for (unsigned e = 0; e < ARRAY_SIZE(engines); e++) {
 		require(cpu_init(&cpus[e]) == 0 && engines[e]->hardware_setup() == 0 &&
