@@ -233,6 +233,14 @@ struct tlb_space {
 };
 #define TLB_SPACES 8
 
+/* An entry that had to make room for another page; it comes back without a walk while nothing has been flushed. */
+struct tlb_victim {
+	struct tlb_entry e;
+	u16 at; /* as in the journal */
+	bool global;
+};
+#define TLB_VICTIMS 8
+
 struct tlb {
 	struct tlb_entry e[NR_MMU_INDEX][TLB_SIZE];
 	u64 touched[NR_MMU_INDEX]; /* bit per TLB_SIZE / 64 entries: one has been filled since the last full flush */
@@ -247,6 +255,8 @@ struct tlb {
 	u64 write_gen;    /* counts tlb_drop_writes() */
 	u16 writer[1u << 13]; /* by a hash of the host page: whose write tag is set, see tlb.c */
 	struct tlb_space space[TLB_SPACES];
+	struct tlb_victim victim[TLB_VICTIMS];
+	u8 nr_victims, victim_next; /* those from victim_next on are the oldest */
 	unsigned space_next; /* to be given away when all are in use */
 };
 

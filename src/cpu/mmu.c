@@ -299,9 +299,11 @@ void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum acce
 {
 	struct translation t;
 
-	c->stat.tlb_misses++;
 	if (idx == MMU_USER_ALIGN)
 		idx = MMU_USER;
+	if (tlb_recall(c, idx, la, acc))
+		return (void *)tlb_host(&c->tlbs->e[idx][la >> PAGE_SHIFT & (TLB_SIZE - 1)], la);
+	c->stat.tlb_misses++;
 	if (!la_canonical(c, la))
 		raise_error(c, seg == SEG_SS ? VEC_SS : VEC_GP, 0);
 	u32 error = mmu_walk(c, la, acc, idx, true, &t);

@@ -20,6 +20,7 @@ static bool bit_get(const u8 *map, unsigned i)
 /* Before any number of entries change. */
 static void tell(struct cpu *c)
 {
+	c->tlbs->nr_victims = 0;
 	if (c->journal)
 		c->journal->tlb_flush(c);
 }
@@ -132,6 +133,7 @@ void tlb_drop_writes(struct cpu *c, const u8 *host)
 	u16 *w = writer_of(tlb, page);
 
 	tlb->write_gen++;
+	tlb->nr_victims = 0;
 	if (*w != WRITER_MANY) {
 		if (*w)
 			drop_write(tlb, (u16)(*w - 1), page);
@@ -395,6 +397,38 @@ void tlb_flush_pkru(struct cpu *c)
 
 /* --- Filling --------------------------------------------------------------------------------------------------------- */
 
+static void victim_note(struct tlb *tlb, unsigned idx, unsigned i)
+{
+	struct tlb_victim *v = &tlb->victim[tlb->victim_next++ % TLB_VICTIMS];
+
+	*v = (struct tlb_victim){tlb->e[idx][i], ID(idx, i), bit_get(tlb->global[idx], i)};
+	if (tlb->nr_victims < TLB_VICTIMS)
+		tlb->nr_victims++;
+}
+
+bool tlb_recall(struct cpu *c, enum mmu_index idx, u64 la, unsigned acc)
+{
+	struct tlb *tlb = c->tlbs;
+	unsigned i = la >> PAGE_SHIFT & (TLB_SIZE - 1);
+	u64 page = la & PAGE_MASK;
+
+	for (unsigned n = 0; n < tlb->nr_victims; n++) {
+		struct tlb_victim *v = &tlb->victim[(u8)(tlb->victim_next - 1 - n) % TLB_VICTIMS];
+		const u64 tag[] = {v->e.tag_r, v->e.tag_w, v->e.tag_x};
+
+		if (v->at != ID(idx, i) || tag[acc] != page)
+			continue;
+		struct tlb_page back = {
+			.la = page, .host = v->e.host, .page_bits = PAGE_SHIFT, .global = v->global,
+			.read = tag[0] == page, .write = tag[1] == page, .exec = tag[2] == page,
+		};
+		entry_clear(&v->e, i);
+		tlb_enter(c, idx, &back);
+		return true;
+	}
+	return false;
+}
+
 void tlb_enter(struct cpu *c, enum mmu_index idx, const struct tlb_page *p)
 {
 	struct tlb *tlb = c->tlbs;
@@ -405,6 +439,9 @@ void tlb_enter(struct cpu *c, enum mmu_index idx, const struct tlb_page *p)
 		c->journal->tlb_entry(c, idx, i);
 	if (e->host != p->host || !entry_within(e, ~0ull, p->la)) {
 		exec_gone(tlb, idx, i);
+		/* Whoever undoes what is done here knows the entries alone. */
+		if (!c->journal && !entry_empty(e, i))
+			victim_note(tlb, idx, i);
 		e->tag_w = tag_none(i);
 	}
 	journal_note(tlb, idx, i, p->global);

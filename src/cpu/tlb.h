@@ -27,6 +27,12 @@ struct tlb_page {
 };
 void tlb_enter(struct cpu *c, enum mmu_index idx, const struct tlb_page *page);
 
+/*
+ * Where many accesses take turns at pages that share an entry: the page of @la comes back, if it was there a moment ago
+ * and allowed @acc (0 read, 1 write, 2 execute: enum access). False: it has to be entered.
+ */
+bool tlb_recall(struct cpu *c, enum mmu_index idx, u64 la, unsigned acc);
+
 void tlb_flush_all(struct cpu *c);          /* global ones too: CR0/CR4 changes, map changes, dirty log */
 void tlb_flush_nonglobal(struct cpu *c);    /* of every PCID */
 void tlb_flush_page(struct cpu *c, u64 la); /* INVLPG: of the present PCID, and global ones */

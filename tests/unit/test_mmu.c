@@ -455,6 +455,45 @@ static void test_invlpg(void **state)
 	ASSERT_FAULT(c, VEC_PF, 0, mem_read(c, SEG_DS, LA, 1));
 }
 
+/* Pages that share an entry of the TLB take turns without walks; what has been flushed does not come back. */
+static void test_turns(void **state)
+{
+	struct fixture *f = *state;
+	struct cpu *c = &f->cpu;
+	u64 other = LA + ((u64)TLB_SIZE << PAGE_SHIFT);
+
+	put(f, 0x10000, 1, 1);
+	put(f, 0x30000, 1, 3);
+	paging_on(f, PAGING_4);
+	u64 at = map_page(f, PAGING_4, LA, 0x10000, 12, P_W, P_W);
+	map_page(f, PAGING_4, other, 0x30000, 12, P_W, P_W);
+	assert_int_equal(read_byte(c, LA), 1);
+	assert_int_equal(read_byte(c, other), 3);
+	u64 walks = c->stat.tlb_misses;
+	for (unsigned n = 0; n < 10; n++) {
+		assert_int_equal(read_byte(c, LA), 1);
+		assert_int_equal(read_byte(c, other), 3);
+	}
+	assert_int_equal(c->stat.tlb_misses, walks);
+	/* A read is no right to write: that walk sets the dirty bit. */
+	assert_int_equal(read_byte(c, LA), 1);
+	assert_int_equal(read_byte(c, other), 3);
+	ASSERT_FINE(c, mem_write(c, SEG_DS, LA, 1, 1));
+	assert_int_equal(c->stat.tlb_misses, walks + 1);
+	assert_true(get(f, at, 8) & 0x40);
+	assert_int_equal(read_byte(c, other), 3);
+	remap(f, at);
+	tlb_flush_page(c, LA);
+	assert_int_equal(read_byte(c, LA), 2);
+	/* Nor is a write that was: somebody watches now. */
+	ASSERT_FINE(c, mem_write(c, SEG_DS, LA, 1, 7));
+	assert_int_equal(read_byte(c, other), 3);
+	walks = c->stat.tlb_misses;
+	tlb_drop_writes(c, f->ram);
+	ASSERT_FINE(c, mem_write(c, SEG_DS, LA, 1, 8));
+	assert_int_equal(c->stat.tlb_misses, walks + 1);
+}
+
 static void test_cr3_write(void **state)
 {
 	struct fixture *f = *state;
@@ -772,7 +811,7 @@ int main(void)
 		cmocka_unit_test(test_rights), TEST(test_fetch_error_code), TEST(test_pkeys), TEST(test_system_access),
 		cmocka_unit_test(test_accessed_dirty), TEST(test_fault_sets_no_bits), TEST(test_dirty_log),
 		TEST(test_invlpg), TEST(test_cr3_write), TEST(test_cr3_write_replaced), TEST(test_cr3_write_many), TEST(test_invlpg_large), TEST(test_pcid),
-		TEST(test_pcid_cr3), TEST(test_pcid_invlpg), TEST(test_pcid_invpcid), cmocka_unit_test(test_pcid_flush_many),
+		TEST(test_turns), TEST(test_pcid_cr3), TEST(test_pcid_invlpg), TEST(test_pcid_invpcid), cmocka_unit_test(test_pcid_flush_many),
 		TEST(test_pcid_many), TEST(test_pcid_drop_writes), TEST(test_exec_gen),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
