@@ -252,6 +252,15 @@ static void jit_code_write(struct cpu *c, const struct gpa_slot *slot, u64 gpa, 
 
 /* --- The dispatcher -------------------------------------------------------------------------------------------------- */
 
+/* From now on generated code finds @b at cpu->rip by itself. */
+static void remember(struct jit *j, const struct jit_block *b)
+{
+	u64 rip = j->cpu->rip;
+
+	if (rip >> 47 == 0 || rip >> 47 == 0x1ffff)
+		j->jump[rip & ((1u << JUMP_BITS) - 1)] = (struct jump_entry){rip ^ j->epoch, b->entry};
+}
+
 static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 {
 	struct cpu *c = j->cpu;
@@ -287,14 +296,29 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 		*link = NULL;
 		return b;
 	}
-	if (j->alone || (b->mode & JIT_MODE_NO_WINDOWS))
-		return b;
-	if (c->rip >> 47 == 0 || c->rip >> 47 == 0x1ffff) {
-		struct jump_entry *e = &j->jump[c->rip & ((1u << JUMP_BITS) - 1)];
-		e->key = c->rip ^ j->epoch;
-		e->code = b->entry;
-	}
+	if (!j->alone && !(b->mode & JIT_MODE_NO_WINDOWS))
+		remember(j, b);
 	return b;
+}
+
+/* The usual case of jit_get() where generated code goes on at once: nothing but its place in the jump cache is lost. */
+u64 jit_lookup(struct jit *j)
+{
+	struct cpu *c = j->cpu;
+	const struct tlb_entry *e = tlb_at(c, c->rip);
+
+	if (j->alone || j->no_windows || e->tag_x != (c->rip & PAGE_MASK))
+		return 0;
+	jit_mode_sync(j);
+	if (j->mode == JIT_MODE_NONE)
+		return 0;
+	struct jit_block *b = jit_find(j, c->rip, (const u8 *)tlb_host(e, c->rip));
+	if (!b || b->settled_at || b->verified < j->hard_gen)
+		return 0;
+	j->stat.lookups++;
+	j->page_rip = c->rip & PAGE_MASK;
+	remember(j, b);
+	return b->entry;
 }
 
 struct jit_link *jit_block_run(struct jit *j, const struct jit_block *b)

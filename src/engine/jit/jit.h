@@ -27,7 +27,7 @@
 #define JIT_WINDOWS 16
 #define JIT_HASH_BITS 15
 #define JIT_EPOCH_SHIFT 48 /* to the mode in jit.epoch */
-#define JUMP_BITS 14
+#define JUMP_BITS 16
 #define JIT_BLOCK_MAX (64u << 10) /* of host code */
 #define JIT_TOUCH (128u << 10) /* memory of both is asked for by pieces of this */
 
@@ -306,6 +306,8 @@ void jit_host_fault(struct cpu *c, const void *context);
 /* Called from generated code (jit.c). */
 u64 jit_helper(struct jit *j, const struct jit_site *site);
 void *jit_slow(struct jit *j, u64 la, const struct jit_site *site);
+/* Code for cpu->rip, which is entered in the jump cache; 0: it is the dispatcher's to find. */
+u64 jit_lookup(struct jit *j);
 #define JIT_SLOW_SKIP ((void *)0) /* executed in C: go on with the next (a window: it was not, see tr_window.c) */
 #define JIT_SLOW_LEAVE ((void *)1) /* so it was, and the block must be left: cpu->rip says where to */
 

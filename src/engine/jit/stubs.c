@@ -114,6 +114,15 @@ static void make_indirect(struct jit *j)
 	j->stub_miss = emit_here(e);
 	emit_ra(e, 1, 0x33, S0, &j->epoch);
 	emit_store_abs(e, S0, &j->cpu->rip);
+	emit_guest_out(j);
+	emit_mov_imm(e, H_RDI, (u64)j);
+	emit_call_c(j, (u64)jit_lookup);
+	emit_mov_rr(e, S0, H_RAX);
+	emit_guest_in(j);
+	emit_rr(e, 1, 0x85, S0, S0);
+	u8 *none = emit_jcc(e, CC_E);
+	emit_bytes(e, "\x41\xff\xe6", 3); /* jmp r14 */
+	emit_patch(none, e->p);
 	emit_jmp(e, j->stub_exit);
 }
 
