@@ -47,6 +47,7 @@ void jit_host_fault(struct cpu *c, const void *context)
 		return; /* C code has all else in struct cpu */
 	for (unsigned n = 0; n < ARRAY_SIZE(greg_of); n++)
 		c->gpr[n] = (u64)g[greg_of[n]];
+	tr_string_fault(j, (const u8 *)pc);
 	bool flags = false;
 	c->rip = rip_at(j, pc, &flags);
 	jit_flags_to_cpu(j);

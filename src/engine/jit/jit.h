@@ -143,6 +143,7 @@ struct jit {
 	u64 seg_end[2];        /* 32-bit code: offsets in FS and GS from here on need C */
 	u32 host_mxcsr;        /* C code's, while the guest's is in force */
 	u64 window[JIT_WINDOWS]; /* host addresses of accesses to come: see tr_window.c */
+	u64 string[2];         /* guest address less host address, of RSI and RDI, while REP runs: see tr_string.c */
 	u64 target;            /* of an indirect call, while the return address is pushed; of like use elsewhere */
 	struct jit_level level[2];
 	bool level_ok;         /* they may be used */
@@ -299,6 +300,9 @@ void *jit_data(struct jit *j, size_t size);
 /* The supervisor's code is mapped anew: far links end. */
 void jit_unlink_far(struct jit *j);
 void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to);
+
+/* tr_string.c: cpu->gpr are those of a fault at @pc in generated code: host addresses among them become the guest's. */
+void tr_string_fault(const struct jit *j, const u8 *pc);
 
 /* fault.c: brings the CPU's registers up to date in a signal handler; @context is its ucontext_t. */
 void jit_host_fault(struct cpu *c, const void *context);

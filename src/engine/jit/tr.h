@@ -284,7 +284,7 @@ struct tr_row {
 	const struct sem *sem;
 	bool (*emit)(struct tr *t, unsigned n, const struct insn *i); /* false: not in this form, nothing was emitted */
 };
-extern const struct tr_row tr_int_rows[], tr_x87_rows[]; /* end with a NULL; x87's are for 32-bit code too */
+extern const struct tr_row tr_int_rows[], tr_string_rows[], tr_x87_rows[]; /* end with a NULL; x87's are for 32-bit code too */
 
 /* False: there is none for instruction @n. */
 bool tr_other(struct tr *t, unsigned n, const struct insn *i);

@@ -540,7 +540,9 @@ const struct tr_row *tr_find_other(const struct insn_row *r, bool *in_32)
 	*in_32 = o != NULL;
 	if (!o)
 		o = find(system_rows, r->sem);
-	return o ? o : find(tr_int_rows, r->sem);
+	if (!o)
+		o = find(tr_int_rows, r->sem);
+	return o ? o : find(tr_string_rows, r->sem);
 }
 
 bool tr_other(struct tr *t, unsigned n, const struct insn *i)
