@@ -158,7 +158,7 @@ static void test_ping_pong(void **state)
 }
 
 /* An ioctl on a vCPU that runs waits until the run has ended. */
-GUEST16(spin_then_out, "movl $3000000, %ecx; 1: decl %ecx; jnz 1b; movl $0x77, %ebx; outb %al, $0x10");
+GUEST16(spin_then_out, "movb $1, 0x3000; movl $3000000, %ecx; 1: decl %ecx; jnz 1b; movl $0x77, %ebx; outb %al, $0x10");
 
 static void test_ioctl_waits(void **state)
 {
@@ -170,8 +170,11 @@ static void test_ioctl_waits(void **state)
 
 	ioc_ok(s->fd[1], KVM_SET_MP_STATE, &mp);
 	abi_load(&s->m, s->fd[1], spin_then_out, (size_t)(spin_then_out_end - spin_then_out));
+	volatile u8 *running = s->m.mem + 0x3000;
+	*running = 0;
 	pthread_create(&t, NULL, run_second, &res);
-	usleep(3000);
+	for (unsigned ms = 0; ms < 5000 && !*running; ms++)
+		usleep(1000);
 	ioc_ok(s->fd[1], KVM_GET_REGS, &r);
 	pthread_join(t, NULL);
 	assert_int_equal(r.rbx, 0x77);

@@ -88,10 +88,14 @@ static void post(struct jit *from, const u8 *p, unsigned size)
 
 		if (j == from)
 			continue;
-		if (j->inbox.nr < INBOX_MAX)
-			j->inbox.post[j->inbox.nr] = (struct code_range){p, size};
-		if (j->inbox.nr <= INBOX_MAX)
-			j->inbox.nr++;
+		if (size == DROP_WRITES && j->inbox.nr >= INBOX_MAX / 2) {
+			j->inbox.drop_writes = true;
+		} else {
+			if (j->inbox.nr < INBOX_MAX)
+				j->inbox.post[j->inbox.nr] = (struct code_range){p, size};
+			if (j->inbox.nr <= INBOX_MAX)
+				j->inbox.nr++;
+		}
 		atomic_store(&j->inbox.any, true);
 		atomic_fetch_or(&j->cpu->request, REQ_ENGINE);
 	}
@@ -129,16 +133,18 @@ void hub_read_slow(struct jit *j)
 	pthread_mutex_lock(&h->lock);
 	u32 nr = j->inbox.nr;
 	memcpy(work, j->inbox.post, MIN(nr, (u32)INBOX_MAX) * sizeof(work[0]));
+	bool drop_writes = j->inbox.drop_writes;
 	j->inbox.nr = 0;
+	j->inbox.drop_writes = false;
 	atomic_store(&j->inbox.any, false);
 	atomic_fetch_and(&j->cpu->request, ~REQ_ENGINE);
 	u64 seen = atomic_load(&h->posts);
 	pthread_mutex_unlock(&h->lock);
 
-	if (nr > INBOX_MAX) {
+	if (nr > INBOX_MAX)
 		jit_flush(j);
+	if (nr > INBOX_MAX || drop_writes)
 		tlb_flush_all(j->cpu);
-	}
 	for (u32 n = 0; n < nr && nr <= INBOX_MAX; n++) {
 		if (work[n].size == DROP_WRITES)
 			tlb_drop_writes(j->cpu, work[n].p);

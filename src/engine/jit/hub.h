@@ -25,10 +25,11 @@ struct code_range {
 	unsigned size; /* 0: none */
 };
 
-#define INBOX_MAX 32
+#define INBOX_MAX 128
 struct jit_inbox {
 	_Atomic bool any;    /* [a] */
 	u32 nr;              /* [hub lock]; > INBOX_MAX: too many, everything is dropped */
+	bool drop_writes;    /* [hub lock]; all write tags: there were many to drop, who sleeps may find thousands */
 	struct code_range post[INBOX_MAX]; /* [hub lock]; size PAGE_SIZE + 1: drop write tags to the page */
 	_Atomic u64 seen;    /* [a] posts up to this number are dealt with; ~0 outside of runs */
 };
