@@ -128,6 +128,11 @@ static inline unsigned tr_w(const struct tr *t)
 	return t->word == 8;
 }
 
+static inline bool tr_is_user(const struct tr *t)
+{
+	return jit_mmu_index(t->b) == MMU_USER || jit_mmu_index(t->b) == MMU_USER_ALIGN;
+}
+
 /* Code for an instruction need not say that it uses S0, unless it begins with this. */
 static inline void tr_keep_s0(struct tr *t)
 {

@@ -15,16 +15,20 @@ void tr_emit_lookup(struct tr *t)
 	struct emit *e = t->e;
 	struct jit *j = t->j;
 
-	if (jit_mmu_index(t->b) == MMU_USER || jit_mmu_index(t->b) == MMU_USER_ALIGN) {
+	if (tr_is_user(t)) {
 		emit_mov_rr(e, S1, S0);
 		emit_bytes(e, "\x49\x81\xe7", 3); /* and r15, PAGE_MASK */
 		emit32(e, PAGE_MASK);
 		emit_store_abs(e, S1, &j->page_rip);
 	}
-	emit_rr(e, 0, 0x8b, S1, S0);
-	emit_bytes(e, "\x41\x81\xe7", 3); /* and r15d, (1 << JUMP_BITS) - 1 */
-	emit32(e, (1u << JUMP_BITS) - 1);
-	emit_bytes(e, "\x41\xc1\xe7\x04", 4); /* shl r15d, 4 */
+	if (j->bmi2) {
+		emit_bytes(e, "\xc4\x43\x7b\xf0\xfe\x1c", 6); /* rorx r15d, r14d, 32 - 4 */
+	} else {
+		emit_rr(e, 0, 0x8b, S1, S0);
+		emit_bytes(e, "\x41\xc1\xe7\x04", 4); /* shl r15d, 4 */
+	}
+	emit_bytes(e, "\x41\x81\xe7", 3); /* and r15d, ((1 << JUMP_BITS) - 1) << 4 */
+	emit32(e, ((1u << JUMP_BITS) - 1) << 4);
 	emit_ra(e, 1, 0x33, S0, &j->epoch); /* xor */
 	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->jump[0].key); /* cmp */
 	emit_bytes(e, "\x0f\x85", 2); /* jne */
@@ -143,13 +147,18 @@ static void emit_push_return(struct tr *t, const struct insn *i)
 
 /*
  * A branch to S0, which must be canonical: to one that is not the branch itself faults, before it has done anything.
- * With 57 bits C takes what 48 do not hold. In 32-bit code every target is within the limit.
+ * With 57 bits C takes what 48 do not hold, and the upper half where nobody but a kernel has code. In 32-bit code every target is within the limit.
  */
 void tr_emit_canonical(struct tr *t, const struct insn *i)
 {
 	if (t->word == 4)
 		return;
 	emit_mov_rr(t->e, S1, S0);
+	if (tr_is_user(t)) {
+		emit_bytes(t->e, "\x49\xc1\xef\x2f", 4); /* shr r15, 47 */
+		tr_emit_c_path(t, i, CC_NE);
+		return;
+	}
 	emit_bytes(t->e, "\x49\xc1\xe7\x10", 4); /* shl r15, 16 */
 	emit_bytes(t->e, "\x49\xc1\xff\x10", 4); /* sar r15, 16 */
 	emit_rr(t->e, 1, 0x3b, S1, S0);
