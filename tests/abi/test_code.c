@@ -197,12 +197,44 @@ static void test_mapping_gone(void **state)
 	teardown(state);
 }
 
+/* A copy and a fill, whose registers are the guest's wherever it stops. */
+GUEST_CODE(64, vanishing_rep,
+	   "movl $2, %ebx\n"
+	   "1: outl %eax, $0x10; movl $0x400000, %esi; movl $0x400800, %edi; movl $16, %ecx; rep movsl\n"
+	   "movl $0x400100, %edi; movl $8, %ecx; rep stosq; decl %ebx; jnz 1b\n"
+	   "outl %eax, $0x11");
+
+static void test_mapping_gone_rep(void **state)
+{
+	setup(state);
+	struct abi_vm *m = *state;
+	u8 *p = page_with(0);
+	struct kvm_regs r;
+
+	ABI_LOAD64(m, vanishing_rep);
+	assert_int_equal(abi_set_memory(m, 1, 0, GPA, PAGE_SIZE, p), 0);
+	abi_run_to_out(m, 0x10);
+	abi_run_to_out(m, 0x10);
+	assert_int_equal(mprotect(p, PAGE_SIZE, PROT_NONE), 0);
+	ioc_err(m->vcpu, KVM_RUN, 0, EFAULT);
+	assert_int_equal(m->run->exit_reason, KVM_EXIT_MEMORY_FAULT);
+	r = abi_regs(m);
+	assert_int_equal(r.rsi, 0x400000);
+	assert_int_equal(r.rdi, 0x400800);
+	assert_int_equal(r.rcx, 16);
+	assert_int_equal(mprotect(p, PAGE_SIZE, PROT_READ | PROT_WRITE), 0);
+	abi_run_to_out(m, 0x11);
+	munmap(p, PAGE_SIZE);
+	teardown(state);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_client_writes), TEST(test_client_loads),
 		TEST(test_slots), TEST(test_aliased_slots), cmocka_unit_test(test_mapping_gone),
+		cmocka_unit_test(test_mapping_gone_rep),
 	};
 	int failed;
 
