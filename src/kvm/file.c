@@ -78,7 +78,10 @@ int file_create(const struct file_ops *ops, void *obj, size_t size, void **map)
 	    fstat(fd, &st) < 0)
 		goto fail;
 	if (size) {
-		*map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		/* Generated code looks at a vCPU's on each turn of a loop: low addresses are shorter there. */
+		*map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_32BIT, fd, 0);
+		if (*map == MAP_FAILED)
+			*map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		if (*map == MAP_FAILED)
 			goto fail;
 	}

@@ -309,8 +309,14 @@ static void emit_poll(struct tr *t)
 	emit_modrm_abs(e, 7, &t->j->cpu->request);
 	emit8(e, 0);
 	t->poll[0] = emit_jcc(e, CC_NE);
-	emit_mov_imm(e, S0, (u64)t->j->cpu->immediate_exit);
-	emit_bytes(e, "\x41\x80\x3e\x00", 4); /* cmp byte [r14], 0 */
+	if ((u64)t->j->cpu->immediate_exit <= INT32_MAX) {
+		emit8(e, 0x80); /* cmp byte [immediate_exit], 0 */
+		emit_modrm_abs(e, 7, t->j->cpu->immediate_exit);
+		emit8(e, 0);
+	} else {
+		emit_mov_imm(e, S0, (u64)t->j->cpu->immediate_exit);
+		emit_bytes(e, "\x41\x80\x3e\x00", 4); /* cmp byte [r14], 0 */
+	}
 	t->poll[1] = emit_jcc(e, CC_NE);
 	t->b->poll = (u8)(emit_here(e) - t->b->entry);
 }
