@@ -51,19 +51,31 @@ static bool page_has_blocks(const struct jit *j, const u8 *p)
 	return false;
 }
 
+bool jit_marks_full(const struct jit *j)
+{
+	return !j->free_mark && j->nr_marks + 1 >= JIT_MARKS;
+}
+
 /* This vCPU has translated something of @b's page, for the first time since it had nothing of it. */
 static void mark_page(struct jit *j, struct jit_block *b)
 {
 	const struct gpa_map *m = j->cpu->map;
 	bool fresh = false;
 
+	b->mark = j->free_mark;
+	if (b->mark)
+		j->free_mark = j->mark[b->mark].next;
+	else
+		b->mark = ++j->nr_marks;
+	struct jit_mark *k = &j->mark[b->mark];
+	*k = (struct jit_mark){.page = (const u8 *)((u64)b->code & PAGE_MASK)};
 	/* Several slots may show the same memory. */
 	for (u32 n = 0; n < m->nr; n++) {
-		_Atomic u16 *mark = mark_in(&m->slot[n], b->code);
+		_Atomic u16 *mark = mark_in(&m->slot[n], k->page);
 		if (!mark)
 			continue;
 		fresh |= atomic_fetch_add(mark, 1) == 0;
-		b->mark_id = MAX(b->mark_id, m->slot[n].code_id);
+		k->id = MAX(k->id, m->slot[n].code_id);
 	}
 	if (fresh) {
 		tlb_drop_writes(j->cpu, b->code);
@@ -72,25 +84,27 @@ static void mark_page(struct jit *j, struct jit_block *b)
 }
 
 /* Its last block there is gone. So is the counter where the memory slot was deleted; newer slots were not marked. */
-static void unmark_page(struct jit *j, const struct jit_block *b)
+static void unmark_page(struct jit *j, struct jit_mark *k)
 {
 	const struct gpa_map *m = j->cpu->map;
 
 	for (u32 n = 0; m && n < m->nr; n++) {
-		_Atomic u16 *mark = mark_in(&m->slot[n], b->code);
-		if (mark && m->slot[n].code_id <= b->mark_id)
+		_Atomic u16 *mark = mark_in(&m->slot[n], k->page);
+		if (mark && m->slot[n].code_id <= k->id)
 			atomic_fetch_sub(mark, 1);
 	}
+	*k = (struct jit_mark){.next = j->free_mark};
+	j->free_mark = (u32)(k - j->mark);
 }
 
 void jit_insert(struct jit *j, struct jit_block *b)
 {
 	struct jit_block **h = &j->hash[hash_code(b->code)], **page = &j->page[hash_page(b->code)];
 
-	for (struct jit_block *o = *page; o && !b->mark_id; o = o->page_next)
+	for (struct jit_block *o = *page; o && !b->mark; o = o->page_next)
 		if (((u64)o->code ^ (u64)b->code) < PAGE_SIZE)
-			b->mark_id = o->mark_id;
-	if (!b->mark_id)
+			b->mark = o->mark;
+	if (!b->mark)
 		mark_page(j, b);
 	b->settled_at = hub_now(j);
 	b->verified = j->client_gen;
@@ -161,7 +175,7 @@ void jit_block_kill(struct jit *j, struct jit_block *b)
 	unchain(&j->hash[hash_code(b->code)], b, false);
 	unchain(&j->page[hash_page(b->code)], b, true);
 	if (!page_has_blocks(j, b->code))
-		unmark_page(j, b);
+		unmark_page(j, &j->mark[b->mark]);
 	for (struct jit_link *l = b->incoming; l; l = l->next)
 		if (l->to == b)
 			jit_link_set(j, l, NULL);
@@ -218,11 +232,18 @@ void jit_verify_page(struct jit *j, const u8 *p)
 	}
 }
 
+/* All at once: to end a block at a time, with its links, would hold the guest up for many milliseconds. */
 void jit_flush(struct jit *j)
 {
-	for (unsigned n = 0; n < ARRAY_SIZE(j->page); n++)
-		while (j->page[n])
-			jit_block_kill(j, j->page[n]);
+	if (j->newest) {
+		for (u32 n = 1; n <= j->nr_marks; n++)
+			if (j->mark[n].page)
+				unmark_page(j, &j->mark[n]);
+		memset(j->hash, 0, sizeof(j->hash));
+		memset(j->page, 0, sizeof(j->page));
+		memset(j->jump, 0, sizeof(j->jump));
+	}
+	j->nr_marks = j->free_mark = 0;
 	j->e.p = j->code_start;
 	j->data_p = j->data;
 	j->newest = NULL;

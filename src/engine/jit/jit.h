@@ -81,7 +81,7 @@ struct jit_block {
 	struct jit_block *next;      /* in the hash chain */
 	struct jit_block *page_next; /* of the blocks that begin in the same page */
 	struct jit_link *incoming;
-	u64 mark_id;           /* the latest of the memory slots that show the page and were marked; 0: none */
+	u32 mark;              /* of its page, in jit.mark; 0: none */
 	u64 settled_at;        /* see hub.h */
 	u64 verified;          /* jit.client_gen at which its bytes were those in memory */
 	u16 len;
@@ -110,6 +110,14 @@ struct jit_writes {
 	u16 nr, limit; /* 0: WRITES_MIN */
 };
 #define JIT_WRITES_BITS 10
+
+/* A page with blocks, which is marked in the memory map. */
+struct jit_mark {
+	const u8 *page;
+	u64 id;   /* the latest of the memory slots that show the page and were marked */
+	u32 next; /* free one */
+};
+#define JIT_MARKS (1u << 14)
 
 struct jump_entry {
 	u64 key, code;
@@ -158,6 +166,8 @@ struct jit {
 	struct insn insns[JIT_INSNS_MAX]; /* of the block under translation */
 	u8 *data, *data_p;     /* blocks, instructions, links: freed together */
 	struct jit_block *newest;
+	struct jit_mark mark[JIT_MARKS]; /* [0] is none */
+	u32 nr_marks, free_mark; /* those from nr_marks on have never been used */
 	struct jit_link *far;  /* far links that lead to blocks, or did; made while far_gen was cpu->exec_gen[1] */
 	u64 far_gen;
 	struct jit_block *hash[1u << JIT_HASH_BITS];
@@ -293,6 +303,8 @@ void jit_block_kill(struct jit *j, struct jit_block *b);
 unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size);
 /* Counts a write to the page of @p. True: all its blocks should end. */
 bool jit_count_write(struct jit *j, const u8 *p);
+/* There is no room for one more page: jit_flush() makes some. */
+bool jit_marks_full(const struct jit *j);
 void jit_flush(struct jit *j);
 /* Ends the blocks in the page of @p whose bytes in memory are others now. */
 void jit_verify_page(struct jit *j, const u8 *p);

@@ -354,7 +354,7 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	t.insn = j->insns;
 	t.page_end = (const u8 *)(((u64)p & PAGE_MASK) + PAGE_SIZE);
 	t.word = j->mode & JIT_MODE_32 ? 4 : 8;
-	if (j->e.p + JIT_BLOCK_MAX > j->rw + j->code_size)
+	if (j->e.p + JIT_BLOCK_MAX > j->rw + j->code_size || jit_marks_full(j))
 		return NULL;
 	touch(&j->code_touched, j->e.p, j->rw + j->code_size);
 	touch(&j->data_touched, j->data_p, j->data + j->data_size);
