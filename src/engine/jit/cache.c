@@ -124,11 +124,7 @@ void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to)
 		emit_patch(saved, saved + 4);
 	if (!to)
 		return;
-	if (l->far && !l->listed) {
-		l->listed = true;
-		l->far_next = j->far;
-		j->far = l;
-	}
+	j->has_far |= l->far;
 	l->next = to->incoming;
 	to->incoming = l;
 	emit_patch(l->saved && to->flags_live ? saved : l->jump, (u8 *)(to->entry - (u64)j->e.rx) + (l->back ? 0 : to->poll));
@@ -151,12 +147,9 @@ static void unlink_far_to(struct jit *j, struct jit_block *b)
 
 void jit_unlink_far(struct jit *j)
 {
-	for (struct jit_link *l = j->far; l; l = l->far_next) {
-		l->listed = false;
-		if (l->to)
-			unlink_far_to(j, l->to);
-	}
-	j->far = NULL;
+	for (struct jit_block *b = j->newest; j->has_far && b; b = b->older)
+		unlink_far_to(j, b);
+	j->has_far = false;
 }
 
 static void unchain(struct jit_block **at, struct jit_block *b, bool page)
@@ -247,7 +240,7 @@ void jit_flush(struct jit *j)
 	j->e.p = j->code_start;
 	j->data_p = j->data;
 	j->newest = NULL;
-	j->far = NULL;
+	j->has_far = false;
 	copy_arena_reset(&j->copy);
 	j->stat.flushes++;
 }

@@ -27,7 +27,7 @@
 #define JIT_WINDOWS 16
 #define JIT_HASH_BITS 15
 #define JIT_EPOCH_SHIFT 48 /* to the mode in jit.epoch */
-#define JUMP_BITS 16
+#define JUMP_BITS 15
 #define JIT_BLOCK_MAX (64u << 10) /* of host code */
 #define JIT_TOUCH (128u << 10) /* memory of both is asked for by pieces of this */
 
@@ -62,12 +62,11 @@ struct jit_link {
 	u8 *jump;              /* its rel32, in the writable mapping */
 	struct jit_block *from, *to;
 	struct jit_link *next; /* of those that lead to @to */
-	struct jit_link *far_next; /* of those in jit.far */
 	u16 stub;              /* distance to where it leads while there is no target */
 	u16 saved;             /* or 0: to the rel32 of the jump behind the code in the stub that saves the flags */
 	bool back;             /* may close a loop: the target polls for requests */
 	bool no_windows;       /* leads to one of JIT_MODE_NO_WINDOWS */
-	bool far, listed;      /* in jit.far */
+	bool far;
 };
 
 struct jit_block {
@@ -81,9 +80,9 @@ struct jit_block {
 	struct jit_block *next;      /* in the hash chain */
 	struct jit_block *page_next; /* of the blocks that begin in the same page */
 	struct jit_link *incoming;
-	u32 mark;              /* of its page, in jit.mark; 0: none */
 	u64 settled_at;        /* see hub.h */
 	u64 verified;          /* jit.client_gen at which its bytes were those in memory */
+	u32 mark;              /* of its page, in jit.mark; 0: none */
 	u16 len;
 	u16 flags_live;        /* arithmetic flags at its entry that it reads or leaves as they are */
 	u64 host_flags;        /* a bit each instruction: the host's register has the flags at its access */
@@ -168,8 +167,8 @@ struct jit {
 	struct jit_block *newest;
 	struct jit_mark mark[JIT_MARKS]; /* [0] is none */
 	u32 nr_marks, free_mark; /* those from nr_marks on have never been used */
-	struct jit_link *far;  /* far links that lead to blocks, or did; made while far_gen was cpu->exec_gen[1] */
-	u64 far_gen;
+	u64 far_gen;           /* cpu->exec_gen[1] for which far links are set */
+	bool has_far;          /* some are */
 	struct jit_block *hash[1u << JIT_HASH_BITS];
 	struct jit_block *page[1u << JIT_HASH_BITS];
 	u64 client_gen;        /* counts the moments since which the client may have written to guest memory: see jit.c */
