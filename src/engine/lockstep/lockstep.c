@@ -84,7 +84,9 @@ static void note_insn(struct lockstep *l, const struct insn *i)
 	const struct insn_row *r = &insn_rows[i->row];
 
 	l->random |= r->sem == &sem_rdrand || r->sem == &sem_rdseed;
-	l->undefined = (l->undefined & ~(u64)r->flags_written) | r->flags_undefined;
+	/* What a row reads as well it may leave alone: a count of 0. */
+	l->undefined &= ~(u64)r->flags_written | r->flags_read;
+	l->undefined |= r->flags_undefined;
 }
 
 /* Looks at the next instruction. False: nothing is known of what comes after it. */
