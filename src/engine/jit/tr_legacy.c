@@ -42,6 +42,9 @@ bool tr_push_mem(struct tr *t, unsigned n, const struct insn *i)
 	tr_emit_rsp_add(t, -t->word);
 	tr_slow_done(t, from);
 	tr_slow_done(t, to);
+	/* Behind C, which did all of it for the operand's sake, S0 has no address of the stack's window. */
+	if (from)
+		t->s0 = 0;
 	return true;
 }
 
