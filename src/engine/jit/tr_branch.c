@@ -147,7 +147,8 @@ static void emit_push_return(struct tr *t, const struct insn *i)
 
 /*
  * A branch to S0, which must be canonical: to one that is not the branch itself faults, before it has done anything.
- * With 57 bits C takes what 48 do not hold, and the upper half where nobody but a kernel has code. In 32-bit code every target is within the limit.
+ * With 57 bits C takes what 48 do not hold, and the upper half where nobody but a kernel has code. In 32-bit code every
+ * target is within the limit.
  */
 void tr_emit_canonical(struct tr *t, const struct insn *i)
 {
@@ -191,7 +192,8 @@ bool tr_branch(struct tr *t, const struct insn *i)
 	const struct sem *sem = insn_rows[i->row].sem;
 	struct emit *e = t->e;
 
-	if (i->opsize != t->word || !tr_can_address(t, i) || ((sem == &sem_jmp_j || sem == &sem_call_j) && !tr_near_target_plain(t, i)))
+	if (i->opsize != t->word || !tr_can_address(t, i) ||
+	    ((sem == &sem_jmp_j || sem == &sem_call_j) && !tr_near_target_plain(t, i)))
 		return false;
 	tr_flags_to_slot(t, FL_ARITH);
 	if (sem == &sem_jmp_j) {
