@@ -229,7 +229,7 @@ struct tlb_space {
 	u16 nr;
 	u16 at[TLB_JOURNAL]; /* as in the journal */
 	struct tlb_entry e[TLB_JOURNAL];
-	u8 exec_gone[TLB_SIZE / 8];
+	u8 exec_gone[2][TLB_SIZE / 8];
 };
 #define TLB_SPACES 8
 
@@ -249,7 +249,11 @@ struct tlb {
 	u8 noted[NR_MMU_INDEX][TLB_SIZE / 8];  /* entries in the journal */
 	u8 global[NR_MMU_INDEX][TLB_SIZE / 8]; /* entries from pages with PTE.G */
 	u8 large_bits[64]; /* by a hash of the address: page_bits of the largest page seen, which INVLPG must drop whole */
-	u8 exec_gone[2][TLB_SIZE / 8]; /* entries that have lost an exec tag for want of room since cpu->exec_gen[] changed */
+	/*
+	 * Entries that have lost an exec tag for want of room since cpu->exec_gen[] changed; by what it is an index of, and
+	 * by half of the address space: user pages come and go in the entries of kernel code.
+	 */
+	u8 exec_gone[2][2][TLB_SIZE / 8];
 	bool exec_local;  /* the supervisor has had exec tags of non-global pages since the last flush */
 	bool exec_shared; /* the user has had exec tags of global pages since the last full flush */
 	u64 write_gen;    /* counts tlb_drop_writes() */

@@ -79,8 +79,10 @@ static void exec_note(struct tlb *tlb, unsigned idx, bool global)
 /* The entry makes way for another, but what was derived from it is still in use. */
 static void exec_gone(struct tlb *tlb, unsigned idx, unsigned i)
 {
-	if (tlb->e[idx][i].tag_x != tag_none(i))
-		bit_set(tlb->exec_gone[exec_class(idx)], i, true);
+	u64 tag = tlb->e[idx][i].tag_x;
+
+	if (tag != tag_none(i))
+		bit_set(tlb->exec_gone[exec_class(idx)][tag >> 63], i, true);
 }
 
 /* --- Who writes to a host page ----------------------------------------------------------------------------------- */
@@ -373,8 +375,8 @@ void tlb_flush_page(struct cpu *c, u64 la)
 	tell(c);
 	for (unsigned n = 0; n < nr; n++) {
 		unsigned i = (first + n) & (TLB_SIZE - 1);
-		exec[0] |= bit_get(tlb->exec_gone[0], i);
-		exec[1] |= bit_get(tlb->exec_gone[1], i);
+		exec[0] |= bit_get(tlb->exec_gone[0][la >> 63], i);
+		exec[1] |= bit_get(tlb->exec_gone[1][la >> 63], i);
 		for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++) {
 			struct tlb_entry *e = &tlb->e[idx][i];
 			if (!entry_within(e, mask, base))

@@ -124,7 +124,9 @@ void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to)
 		emit_patch(saved, saved + 4);
 	if (!to)
 		return;
-	j->has_far |= l->far;
+	if (l->far && j->nr_far < JIT_FAR_MAX)
+		j->far_to[j->nr_far] = to;
+	j->nr_far += l->far && j->nr_far <= JIT_FAR_MAX;
 	l->next = to->incoming;
 	to->incoming = l;
 	emit_patch(l->saved && to->flags_live ? saved : l->jump, (u8 *)(to->entry - (u64)j->e.rx) + (l->back ? 0 : to->poll));
@@ -147,9 +149,13 @@ static void unlink_far_to(struct jit *j, struct jit_block *b)
 
 void jit_unlink_far(struct jit *j)
 {
-	for (struct jit_block *b = j->newest; j->has_far && b; b = b->older)
-		unlink_far_to(j, b);
-	j->has_far = false;
+	if (j->nr_far > JIT_FAR_MAX)
+		for (struct jit_block *b = j->newest; b; b = b->older)
+			unlink_far_to(j, b);
+	else
+		while (j->nr_far)
+			unlink_far_to(j, j->far_to[--j->nr_far]);
+	j->nr_far = 0;
 }
 
 static void unchain(struct jit_block **at, struct jit_block *b, bool page)
@@ -240,7 +246,7 @@ void jit_flush(struct jit *j)
 	j->e.p = j->code_start;
 	j->data_p = j->data;
 	j->newest = NULL;
-	j->has_far = false;
+	j->nr_far = 0;
 	copy_arena_reset(&j->copy);
 	j->stat.flushes++;
 }

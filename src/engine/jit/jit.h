@@ -27,6 +27,7 @@
 #define JIT_WINDOWS 16
 #define JIT_HASH_BITS 15
 #define JIT_EPOCH_SHIFT 48 /* to the mode in jit.epoch */
+#define JIT_FAR_MAX 1024
 #define JUMP_BITS 15
 #define JIT_BLOCK_MAX (64u << 10) /* of host code */
 #define JIT_TOUCH (128u << 10) /* memory of both is asked for by pieces of this */
@@ -168,7 +169,8 @@ struct jit {
 	struct jit_mark mark[JIT_MARKS]; /* [0] is none */
 	u32 nr_marks, free_mark; /* those from nr_marks on have never been used */
 	u64 far_gen;           /* cpu->exec_gen[1] for which far links are set */
-	bool has_far;          /* some are */
+	u32 nr_far;            /* blocks that some lead to; > JIT_FAR_MAX: more than are listed */
+	struct jit_block *far_to[JIT_FAR_MAX];
 	struct jit_block *hash[1u << JIT_HASH_BITS];
 	struct jit_block *page[1u << JIT_HASH_BITS];
 	u64 client_gen;        /* counts the moments since which the client may have written to guest memory: see jit.c */
