@@ -2,33 +2,23 @@
  * The decoder: it looks at no byte beyond what it may, every field of its result is in range, and what it decodes
  * it decodes again from exactly those bytes.
  */
-#include <stdlib.h>
-#include <string.h>
-
 #include "cpu/insn.h"
-
-int LLVMFuzzerTestOneInput(const u8 *data, size_t size);
-
-static void check(bool ok)
-{
-	if (!ok)
-		abort();
-}
+#include "input.h"
 
 static void check_fields(const struct insn *i, unsigned avail)
 {
-	check(i->row < nr_insn_rows);
-	check(i->len >= 1 && i->len <= 15 && i->len <= avail);
-	check(i->opsize == 1 || i->opsize == 2 || i->opsize == 4 || i->opsize == 8);
-	check(i->addrsize == 2 || i->addrsize == 4 || i->addrsize == 8);
-	check(i->base <= RIP_BASE || i->base == NO_REG);
-	check(i->index < 32 || i->index == NO_REG);
-	check(i->index < 16 || i->index == NO_REG || (insn_rows[i->row].attr & A_VSIB));
-	check(i->scale < 4 && i->seg < SEG_LDTR);
-	check(i->reg < 32 && i->rm < 32 && i->vvvv < 32 && i->l < 3 && i->aaa < 8);
-	check(i->reg_off < 16 * 8 && i->rm_off < 16 * 8);
-	check(i->opcode_off < i->len && i->imm_off < i->len && i->disp_off < i->len);
-	check(i->fn || !insn_rows[i->row].sem);
+	require(i->row < nr_insn_rows);
+	require(i->len >= 1 && i->len <= 15 && i->len <= avail);
+	require(i->opsize == 1 || i->opsize == 2 || i->opsize == 4 || i->opsize == 8);
+	require(i->addrsize == 2 || i->addrsize == 4 || i->addrsize == 8);
+	require(i->base <= RIP_BASE || i->base == NO_REG);
+	require(i->index < 32 || i->index == NO_REG);
+	require(i->index < 16 || i->index == NO_REG || (insn_rows[i->row].attr & A_VSIB));
+	require(i->scale < 4 && i->seg < SEG_LDTR);
+	require(i->reg < 32 && i->rm < 32 && i->vvvv < 32 && i->l < 3 && i->aaa < 8);
+	require(i->reg_off < 16 * 8 && i->rm_off < 16 * 8);
+	require(i->opcode_off < i->len && i->imm_off < i->len && i->disp_off < i->len);
+	require(i->fn || !insn_rows[i->row].sem);
 }
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
@@ -50,13 +40,13 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 		u8 *exact = malloc(i.len);
 		if (exact) {
 			memcpy(exact, p, i.len);
-			check(decode(&again, exact, i.len, code_bits) == DECODE_OK);
-			check(!memcmp(&i, &again, sizeof(i)));
+			require(decode(&again, exact, i.len, code_bits) == DECODE_OK);
+			require(!memcmp(&i, &again, sizeof(i)));
 		}
 		free(exact);
 	} else {
-		check(i.len <= avail);
-		check(s != DECODE_SHORT || avail < 15);
+		require(i.len <= avail);
+		require(s != DECODE_SHORT || avail < 15);
 	}
 	free(p);
 	return 0;

@@ -25,7 +25,6 @@
 #define BAD_GPA 0x100000u /* its mapping does not answer */
 #define BAD_SIZE 0x2000u
 #define ALIAS_GPA 0x140000u /* RAM once more, with a dirty log */
-#define GUARD 0x100000u
 
 /* Where things are in RAM. Everything below CODE is tables. */
 #define GDT 0x1000u
@@ -49,26 +48,9 @@ static struct gpa_map *map;
 static volatile u8 stop;
 static timer_t timer;
 
-int LLVMFuzzerTestOneInput(const u8 *data, size_t size);
-
-static void require(bool promise)
-{
-	if (!promise)
-		abort();
-}
-
 static void on_timer(int sig)
 {
 	stop = 1;
-}
-
-/* @size bytes between inaccessible pages. */
-static u8 *guarded(size_t size, int prot)
-{
-	u8 *area = mmap(NULL, size + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	require(area != MAP_FAILED && mprotect(area + GUARD, size, prot) == 0);
-	return area + GUARD;
 }
 
 /* For the leak checker, which does not look into the engines' own mappings. */

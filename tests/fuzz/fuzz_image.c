@@ -6,15 +6,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "../unit/boot_image.c"
+#include "input.h"
 #include "monitor/boot/load.h"
 
 #define RAM_SIZE (32u << 20)
-
-int LLVMFuzzerTestOneInput(const u8 *data, size_t size);
 
 /* ELF of either width, and a bzImage of every packing. */
 #define NR_BASES (2 + PACK_NR)
@@ -52,22 +50,18 @@ static void load(struct bytes kernel, enum boot_protocol protocol)
 	char error[BOOT_ERROR_MAX] = "", path[64];
 	struct boot_config config = { .kernel = path, .nr_cpus = 2, .protocol = protocol };
 	struct boot_entry entry;
-	/* Between inaccessible pages, so that a write outside is seen. */
-	u8 *area = mmap(NULL, RAM_SIZE + 2 * PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	if (area == MAP_FAILED || mprotect(area + PAGE_SIZE, RAM_SIZE, PROT_READ | PROT_WRITE))
-		abort();
-	ram.range[0].host = area + PAGE_SIZE;
+	ram.range[0].host = guarded(RAM_SIZE, PROT_READ | PROT_WRITE);
 
 	int fd = image_file(kernel, path);
 	int ret = boot_load(&config, &ram, &entry, error);
 
-	if (ret == 0 && (entry.kernel_end > RAM_SIZE || entry.protocol == BOOT_AUTO))
-		abort();
-	if (ret != 0 && (!error[0] || strchr(error, '\n')))
-		abort();
+	if (ret == 0)
+		require(entry.kernel_end <= RAM_SIZE && entry.protocol != BOOT_AUTO);
+	else
+		require(error[0] && !strchr(error, '\n'));
 	close(fd);
-	munmap(area, RAM_SIZE + 2 * PAGE_SIZE);
+	guarded_free(ram.range[0].host, RAM_SIZE);
 }
 
 static void check_initrd(const u8 *data, size_t size)
@@ -76,8 +70,7 @@ static void check_initrd(const u8 *data, size_t size)
 	char error[BOOT_ERROR_MAX] = "";
 
 	memcpy(file.data, data, size);
-	if (initrd_check(&file, "x", error) && !error[0])
-		abort();
+	require(!initrd_check(&file, "x", error) || error[0]);
 	free(file.data);
 }
 

@@ -39,25 +39,9 @@ static u8 *hole;        /* never there */
 static u8 *args;        /* its end is followed by an inaccessible page */
 static timer_t timer;
 
-int LLVMFuzzerTestOneInput(const u8 *data, size_t size);
-
-static void require(bool promise)
-{
-	if (!promise)
-		abort();
-}
-
 static void on_timer(int sig)
 {
 	anykvm_signal();
-}
-
-static u8 *guarded(size_t size)
-{
-	u8 *area = mmap(NULL, size + 2 * PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	require(area != MAP_FAILED && mprotect(area + PAGE_SIZE, size, PROT_READ | PROT_WRITE) == 0);
-	return area + PAGE_SIZE;
 }
 
 static void setup_once(void)
@@ -67,8 +51,8 @@ static void setup_once(void)
 
 	if (ram)
 		return;
-	ram = guarded(RAM_SIZE);
-	args = guarded(ARG_SIZE);
+	ram = guarded(RAM_SIZE, PROT_READ | PROT_WRITE);
+	args = guarded(ARG_SIZE, PROT_READ | PROT_WRITE);
 	hole = mmap(NULL, HOLE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	require(hole != MAP_FAILED && sigaction(SIGRTMIN, &sa, NULL) == 0);
 	require(timer_create(CLOCK_MONOTONIC, &ev, &timer) == 0);

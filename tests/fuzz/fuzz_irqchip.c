@@ -3,9 +3,7 @@
  * the sanitizers find, each step must keep the promises of irqchip.h: a vCPU that gets something to take is told, a
  * new deadline is told, an expiry leaves no deadline in the past, and what is announced can be taken.
  */
-#include <stdlib.h>
-#include <string.h>
-
+#include "input.h"
 #include "irqchip/irqchip.h"
 
 #define CPUS 3
@@ -24,11 +22,6 @@ struct vm {
 	u64 now, tsc_offset, deadline;
 	unsigned rearms;
 	u32 resample; /* GSIs that the device lowers when their interrupt has ended */
-};
-
-struct input {
-	const u8 *data;
-	size_t size;
 };
 
 static u64 host_now(void *owner) { return ((struct vm *)owner)->now; }
@@ -58,31 +51,6 @@ static const struct irqchip_host host = {
 	.rearm_lapic = host_rearm_lapic, .rearm = host_rearm, .nmi = host_ignore, .smi = host_ignore,
 	.init = host_init, .sipi = host_sipi, .ack = host_ack, .ioapic_eoi = host_sipi,
 };
-
-static void require(bool promise)
-{
-	if (!promise)
-		abort();
-}
-
-/* The next @n bytes of the input, zeros when it is short. */
-static void take(struct input *in, void *to, size_t n)
-{
-	size_t have = MIN(n, in->size);
-
-	memset(to, 0, n);
-	memcpy(to, in->data, have);
-	in->data += have;
-	in->size -= have;
-}
-
-static u64 number(struct input *in, size_t n)
-{
-	u64 value = 0;
-
-	take(in, &value, n);
-	return value;
-}
 
 static void check(struct vm *vm)
 {
@@ -248,7 +216,6 @@ static void step(struct vm *vm, struct input *in)
 	check(vm);
 }
 
-int LLVMFuzzerTestOneInput(const u8 *data, size_t size);
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
 	static struct vm vm;
