@@ -79,22 +79,8 @@ real_esp: .long 0
 real_idt: .word 0x3ff
 	.long 0
 
-/* One 16-byte stub a vector: an error code where the CPU gives none, the vector, then the common part. */
 	.text
-	.globl trap_stubs
-	.balign 16
-trap_stubs:
-	.set vector, 0
-	.rept 256
-	.balign 16
-	.if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21)
-	pushl $0
-	.endif
-	pushl $vector
-	jmp trap_common
-	.set vector, vector + 1
-	.endr
-
+	.globl trap_common
 trap_common:
 	pushal
 	pushl %ds

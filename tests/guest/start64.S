@@ -78,21 +78,7 @@ long64:
 	hlt
 	jmp 4b
 
-/* One 16-byte stub a vector: an error code where the CPU gives none, the vector, then the common part. */
-	.globl trap_stubs
-	.balign 16
-trap_stubs:
-	.set vector, 0
-	.rept 256
-	.balign 16
-	.if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21)
-	pushq $0
-	.endif
-	pushq $vector
-	jmp trap_common
-	.set vector, vector + 1
-	.endr
-
+	.globl trap_common
 trap_common:
 	pushq %rax
 	pushq %rcx
