@@ -53,3 +53,29 @@ void check_eq(u64 got, u64 want, const char *name)
 		print("\n");
 	}
 }
+
+void expect(u64 vector, u64 error, const char *name)
+{
+	check_eq(trap_last.vector, vector, name);
+	if (trap_last.vector == vector && trap_last.error != error)
+		check_eq(trap_last.error, error, "... error code");
+}
+
+void expect_none(const char *name)
+{
+	check_eq(trap_last.taken ? trap_last.vector : ~0ull, ~0ull, name);
+}
+
+void unexpected(u64 vector, u64 error, u64 at)
+{
+	print("not ok - unexpected exception ");
+	print_hex(vector);
+	print(" error ");
+	print_hex(error);
+	print(" at ");
+	print_hex(at);
+	print(" cr2 ");
+	print_hex(read_cr2());
+	print("\n");
+	guest_exit(1);
+}

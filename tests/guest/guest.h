@@ -13,9 +13,7 @@ typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
 
-/* Ports of the harness. */
-#define PORT_CONSOLE 0xe9
-#define PORT_EXIT 0xf4
+#include "harness.h"
 
 void guest_main(void);
 _Noreturn void guest_exit(int status);
@@ -30,6 +28,11 @@ void print_hex(u64 v);
 /* One TAP line; a failed one shows both values. */
 void check(bool ok, const char *name);
 void check_eq(u64 got, u64 want, const char *name);
+/* What EXPECT() has recorded: that exception, or none. */
+void expect(u64 vector, u64 error, const char *name);
+void expect_none(const char *name);
+/* Ends the guest with a report. */
+_Noreturn void unexpected(u64 vector, u64 error, u64 at);
 
 static inline void outb(u16 port, u8 v) { asm volatile("outb %0, %1" : : "a"(v), "Nd"(port)); }
 static inline void outw(u16 port, u16 v) { asm volatile("outw %0, %1" : : "a"(v), "Nd"(port)); }
@@ -56,6 +59,9 @@ static inline void pause(void) { asm volatile("pause" : : : "memory"); }
 
 /* Local APIC, xAPIC mode at its usual place. */
 #define APIC_BASE 0xfee00000ul
+#define APIC_EOI 0xb0
+#define APIC_ICR 0x300
+#define ICR_SELF 0x40000u
 static inline u32 apic_read(u32 reg) { return *(volatile u32 *)(APIC_BASE + reg); }
 static inline void apic_write(u32 reg, u32 v) { *(volatile u32 *)(APIC_BASE + reg) = v; }
 

@@ -27,16 +27,7 @@ void trap_handler(struct frame *f)
 		struct { u32 offset, selector; } far = {resume, CODE32};
 		asm volatile("ljmp *%0" : : "m"(far));
 	}
-	print("not ok - unexpected exception ");
-	print_hex(f->vector);
-	print(" error ");
-	print_hex(f->error);
-	print(" at ");
-	print_hex((u64)f->cs << 32 | f->eip);
-	print(" cr2 ");
-	print_hex(read_cr2());
-	print("\n");
-	guest_exit(1);
+	unexpected(f->vector, f->error, (u64)f->cs << 32 | f->eip);
 }
 
 u64 descriptor(u32 base, u32 limit, u8 access, u8 flags)

@@ -29,16 +29,7 @@ void trap_handler(struct frame *f)
 		trap_resume = 0;
 		return;
 	}
-	print("not ok - unexpected exception ");
-	print_hex(f->vector);
-	print(" error ");
-	print_hex(f->error);
-	print(" at ");
-	print_hex(f->rip);
-	print(" cr2 ");
-	print_hex(read_cr2());
-	print("\n");
-	guest_exit(1);
+	unexpected(f->vector, f->error, f->rip);
 }
 
 void idt_set(int vector, void *handler, int type, int dpl, int ist)
@@ -115,10 +106,10 @@ void apic_enable(void)
 
 void start_aps(int n)
 {
-	apic_write(0x300, 0xc4500); /* INIT to all but self */
+	apic_write(APIC_ICR, 0xc4500); /* INIT to all but self */
 	for (u64 end = rdtsc() + 1000000; rdtsc() < end;)
 		pause();
-	apic_write(0x300, 0xc4608); /* SIPI, vector 8: 0x8000 */
+	apic_write(APIC_ICR, 0xc4608); /* SIPI, vector 8: 0x8000 */
 	while (cpus_started < (u32)n + 1)
 		pause();
 }

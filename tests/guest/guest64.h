@@ -41,6 +41,10 @@ extern volatile u64 trap_stack[2];
 			     : : __VA_ARGS__ : "rax", "rcx", "rdx", "r11", "memory", "cc");                    \
 	} while (0)
 
+#define MSR_FS_BASE 0xc0000100
+#define MSR_GS_BASE 0xc0000101
+#define MSR_KERNEL_GS_BASE 0xc0000102
+
 extern u64 gdt[];
 extern u64 boot_pml4[512], boot_pdpt[512], boot_pd[2048];
 extern u8 trap_stubs[];
@@ -52,6 +56,9 @@ void idt_set(int vector, void *handler, int type, int dpl, int ist);
 #define TEST_VA 0x40000000ull
 #define TEST_PHYS 0x1000000ull /* RAM that nobody uses */
 extern u64 test_pt[512];
+#define PAGE(n) (TEST_VA + (n) * 4096ull)
+#define PHYS(n) (TEST_PHYS + (n) * 4096ull)
+#define RW (PG_P | PG_W | PG_U)
 void test_map_init(void); /* all pages mapped to TEST_PHYS and up, P W U */
 void test_map(unsigned n, u64 pte);
 

@@ -8,13 +8,6 @@
 #define ABSENT 8 /* page of the test region that is not mapped */
 #define ABSENT_VA (TEST_VA + ABSENT * 4096ull)
 
-static void expect(u64 vector, u64 error, const char *name)
-{
-	check_eq(trap_last.vector, vector, name);
-	if (trap_last.vector == vector && trap_last.error != error)
-		check_eq(trap_last.error, error, "... error code");
-}
-
 /* --- Plain causes ------------------------------------------------------------------------------------------- */
 
 static void test_simple(void)

@@ -20,18 +20,6 @@ static u64 supported; /* XCR0 */
 static bool have_xsave, have_avx;
 static u32 xsave_features;
 
-static void expect(u64 vector, u64 error, const char *name)
-{
-	check_eq(trap_last.vector, vector, name);
-	if (trap_last.vector == vector && trap_last.error != error)
-		check_eq(trap_last.error, error, "... error code");
-}
-
-static void expect_none(const char *name)
-{
-	check_eq(trap_last.vector, ~0ull, name);
-}
-
 static void change_cr0(unsigned long off, unsigned long on)
 {
 	write_cr0((read_cr0() & ~off) | on);

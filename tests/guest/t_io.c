@@ -5,13 +5,7 @@
  */
 #include "guest.h"
 
-#define PORT_FIFO 0xe4
-#define PORT_MMIO_COUNT 0xec
-#define MMIO 0xd0000000ull
-#define MMIO_COUNTER 0xff0
-#define PAGE(n) (TEST_VA + (n) * 4096ull)
-#define PHYS(n) (TEST_PHYS + (n) * 4096ull)
-#define RW (PG_P | PG_W | PG_U)
+#define MMIO MMIO_BASE
 
 static u8 buffer[8192] __attribute__((aligned(4096)));
 

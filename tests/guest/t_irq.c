@@ -4,12 +4,7 @@
  */
 #include "guest.h"
 
-#define PORT_IRQ_HIGH 0xe0
-#define PORT_IRQ_LOW 0xe1
 #define IOAPIC 0xfec00000ull
-#define APIC_EOI 0xb0
-#define ICR 0x300
-#define SELF 0x40000u
 
 static volatile u32 count[256];
 static volatile u8 order[16];
@@ -51,7 +46,7 @@ static void settle(void)
 
 static void self_ipi(u32 vector)
 {
-	apic_write(ICR, SELF | vector);
+	apic_write(APIC_ICR, ICR_SELF | vector);
 }
 
 /* --- Shadows -------------------------------------------------------------------------------------------------- */
@@ -104,7 +99,7 @@ static volatile u32 nmi_depth, nmi_max_depth;
 static void send_nmi(void)
 {
 	apic_write(0x310, apic_read(0x20));
-	apic_write(ICR, 0x400);
+	apic_write(APIC_ICR, 0x400);
 }
 
 static void on_nmi(struct frame *f)

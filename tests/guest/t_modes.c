@@ -6,13 +6,6 @@
 #define STR2(x) #x
 #define STR(x) STR2(x)
 
-static void expect(u32 vector, u32 error, const char *name)
-{
-	check_eq(trap_last.vector, vector, name);
-	if (trap_last.vector == vector && trap_last.error != error)
-		check_eq(trap_last.error, error, "... error code");
-}
-
 static u8 area[0x12000] __attribute__((aligned(4096)));
 
 /* --- Data segments ---------------------------------------------------------------------------------------- */

@@ -18,16 +18,6 @@
 #define MSR_STAR 0xc0000081
 #define MSR_LSTAR 0xc0000082
 #define MSR_FMASK 0xc0000084
-#define MSR_FS_BASE 0xc0000100
-#define MSR_GS_BASE 0xc0000101
-#define MSR_KERNEL_GS_BASE 0xc0000102
-
-static void expect(u64 vector, u64 error, const char *name)
-{
-	check_eq(trap_last.vector, vector, name);
-	if (trap_last.vector == vector && trap_last.error != error)
-		check_eq(trap_last.error, error, "... error code");
-}
 
 /* --- Level 3 and back ------------------------------------------------------------------------------------------- */
 

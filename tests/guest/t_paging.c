@@ -4,9 +4,6 @@
  */
 #include "guest.h"
 
-#define PAGE(n) (TEST_VA + (n) * 4096ull)
-#define PHYS(n) (TEST_PHYS + (n) * 4096ull)
-#define RW (PG_P | PG_W | PG_U)
 /* Another 2 MiB of linear addresses, with tables that these tests make and unmake. */
 #define BIG_VA 0x40200000ull
 #define BIG_PDE boot_pd[513]
@@ -29,13 +26,6 @@ static void write64(u64 la, u64 v)
 static void phys_set(u64 pa, u64 v)
 {
 	*(volatile u64 *)pa = v;
-}
-
-static void expect(u64 vector, u64 error, const char *name)
-{
-	check_eq(trap_last.vector, vector, name);
-	if (trap_last.vector == vector && trap_last.error != error)
-		check_eq(trap_last.error, error, "... error code");
 }
 
 #define READ(la) EXPECT("movb (%0), %%al", "r"((u64)(la)))

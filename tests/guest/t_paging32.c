@@ -13,13 +13,6 @@ static u64 pdpt[512] __attribute__((aligned(4096))), pae_pd[4][512] __attribute_
 	pae_pt[512] __attribute__((aligned(4096)));
 static u64 pml5[512] __attribute__((aligned(4096))), pml4[512] __attribute__((aligned(4096)));
 
-static void expect(u32 vector, u32 error, const char *name)
-{
-	check_eq(trap_last.vector, vector, name);
-	if (trap_last.vector == vector && trap_last.error != error)
-		check_eq(trap_last.error, error, "... error code");
-}
-
 #define READ(la) EXPECT("movb (%0), %%al", "S"((u32)(la)))
 #define WRITE(la) EXPECT("movb %%al, (%0)", "S"((u32)(la)))
 

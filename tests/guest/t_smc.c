@@ -5,9 +5,6 @@
  */
 #include "guest.h"
 
-#define PAGE(n) (TEST_VA + (n) * 4096ull)
-#define PHYS(n) (TEST_PHYS + (n) * 4096ull)
-#define RW (PG_P | PG_W | PG_U)
 
 static u32 call_code(u64 at)
 {

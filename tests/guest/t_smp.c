@@ -23,12 +23,12 @@ static void job_start(enum job j)
 	job_done = 0;
 	job = j;
 	add(&job_number, 1);
-	apic_write(0x300, 0xc0050);
+	apic_write(APIC_ICR, 0xc0050);
 }
 
 static void on_wake(struct frame *f)
 {
-	apic_write(0xb0, 0);
+	apic_write(APIC_EOI, 0);
 }
 
 static void job_wait(void)
@@ -119,7 +119,7 @@ static volatile u32 pings[4], apic_ids[4];
 static void send_ipi(u32 apic_id, u32 low)
 {
 	apic_write(0x310, apic_id);
-	apic_write(0x300, low);
+	apic_write(APIC_ICR, low);
 	while (apic_read(0x300) & 1 << 12)
 		pause();
 }
@@ -137,7 +137,7 @@ static int my_index(void)
 static void on_ping(struct frame *f)
 {
 	pings[my_index()]++;
-	apic_write(0xb0, 0);
+	apic_write(APIC_EOI, 0);
 }
 
 #define NR_PINGS 200
@@ -167,11 +167,11 @@ static void test_ping(void)
 	      "IPIs in a ring, HLT between");
 	for (int n = 0; n < 4; n++)
 		pings[n] = 0;
-	apic_write(0x300, 0xc0051); /* all but self */
+	apic_write(APIC_ICR, 0xc0051); /* all but self */
 	while (pings[1] + pings[2] + pings[3] < 3)
 		pause();
 	check_eq(pings[0], 0, "all excluding self");
-	apic_write(0x300, 0x80051); /* all */
+	apic_write(APIC_ICR, 0x80051); /* all */
 	while (pings[1] + pings[2] + pings[3] < 6 || !pings[0])
 		pause();
 	check_eq(pings[0], 1, "all including self");
@@ -185,7 +185,7 @@ static void on_shootdown(struct frame *f)
 {
 	invlpg(TEST_VA);
 	add(&shot, 1);
-	apic_write(0xb0, 0);
+	apic_write(APIC_EOI, 0);
 }
 
 /*
@@ -216,7 +216,7 @@ static void test_shootdown(void)
 		*(volatile u32 *)frame = round;
 		shot = 0;
 		test_map(0, frame | PG_P | PG_W);
-		apic_write(0x300, 0xc0052);
+		apic_write(APIC_ICR, 0xc0052);
 		while (shot < NR_APS)
 			pause();
 		shooting = round + 1;
@@ -292,7 +292,7 @@ static void on_sync(struct frame *f)
 
 	cpuid(0, 0, id);
 	add(&synced, 1);
-	apic_write(0xb0, 0);
+	apic_write(APIC_EOI, 0);
 }
 
 static void on_int3(struct frame *f)
@@ -304,7 +304,7 @@ static void on_int3(struct frame *f)
 static void sync_others(void)
 {
 	synced = 0;
-	apic_write(0x300, 0xc0053);
+	apic_write(APIC_ICR, 0xc0053);
 	while (synced < NR_APS)
 		pause();
 }
@@ -462,18 +462,18 @@ static void test_init(void)
 	job_start(WAIT_NMI);
 	for (u64 end = rdtsc() + 20000000; rdtsc() < end;)
 		pause();
-	apic_write(0x300, 0xc0400); /* NMI to all but self */
+	apic_write(APIC_ICR, 0xc0400); /* NMI to all but self */
 	job_wait();
 	check_eq(nmis, NR_APS, "NMIs wake up halted processors with IF clear");
 
 	/* They start again from the SIPI, as they do now: the first one to come has index 1 once more. */
 	u32 before = restarted;
 	cpus_started = 1;
-	apic_write(0x300, 0xc4500);
+	apic_write(APIC_ICR, 0xc4500);
 	for (u64 end = rdtsc() + 20000000; rdtsc() < end;)
 		pause();
 	check_eq(cpus_started, 1, "INIT stops a processor until the SIPI");
-	apic_write(0x300, 0xc4608);
+	apic_write(APIC_ICR, 0xc4608);
 	while (restarted < before + NR_APS)
 		pause();
 	check(true, "INIT and SIPI start processors again");

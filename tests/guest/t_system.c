@@ -4,9 +4,6 @@
  */
 #include "guest.h"
 
-#define APIC_EOI 0xb0
-#define ICR 0x300
-#define SELF 0x40000u
 #define VECTOR 0x91
 #define ARITH 0x8d5ull
 #define IF (1ull << 9)
@@ -104,7 +101,7 @@ static void skip_ud2(struct frame *f)
 	do {                                                                                                   \
 		extern u8 at[];                                                                                \
 		irqs = irq_rip = 0;                                                                            \
-		apic_write(ICR, SELF | VECTOR);                                                                \
+		apic_write(APIC_ICR, ICR_SELF | VECTOR);                                                       \
 		asm volatile(insns : : : "rax", "rcx", "rdx", "cc", "memory");                                 \
 		check(irqs == 1 && irq_rip == (u64)at, name);                                                  \
 	} while (0)
@@ -122,7 +119,7 @@ static void test_shadow(void)
 	SHADOW("sti; ud2\n.globl s8\ns8: nop; nop; cli", s8, "STI, a fault: at the return from its handler");
 	trap_table[6] = 0;
 	irqs = 0;
-	apic_write(ICR, SELF | VECTOR);
+	apic_write(APIC_ICR, ICR_SELF | VECTOR);
 	asm volatile("nop; nop; nop");
 	check_eq(irqs, 0, "CLI holds interrupts off");
 	asm volatile("sti; nop; cli");
@@ -130,10 +127,6 @@ static void test_shadow(void)
 }
 
 /* --- Bases, control registers, time ------------------------------------------------------------------------------- */
-
-#define MSR_FS_BASE 0xc0000100
-#define MSR_GS_BASE 0xc0000101
-#define MSR_KERNEL_GS_BASE 0xc0000102
 
 static void test_bases(void)
 {

@@ -18,13 +18,6 @@ struct tss16 {
 static struct tss16 task16;
 static u64 ldt[2];
 
-static void expect(u32 vector, u32 error, const char *name)
-{
-	check_eq(trap_last.vector, vector, name);
-	if (trap_last.vector == vector && trap_last.error != error)
-		check_eq(trap_last.error, error, "... error code");
-}
-
 static unsigned type_of(u16 selector)
 {
 	return gdt[selector / 8] >> 40 & 15;

@@ -23,13 +23,13 @@ static void on_timer(struct frame *f)
 {
 	arrived = rdtsc();
 	count++;
-	apic_write(0xb0, 0);
+	apic_write(APIC_EOI, 0);
 }
 
 static void on_pit_apic(struct frame *f)
 {
 	pit_count++;
-	apic_write(0xb0, 0);
+	apic_write(APIC_EOI, 0);
 }
 
 static void on_pit_pic(struct frame *f)
