@@ -74,6 +74,28 @@ void abi_destroy(struct abi_vm *m)
 	munmap(m->mem, ABI_MEM_SIZE);
 }
 
+static struct abi_vm fixture;
+
+int abi_setup(void **state)
+{
+	abi_create(&fixture, ABI_NO_IRQCHIP);
+	*state = &fixture;
+	return 0;
+}
+
+int abi_setup_irqchip(void **state)
+{
+	abi_create(&fixture, ABI_IRQCHIP);
+	*state = &fixture;
+	return 0;
+}
+
+int abi_teardown(void **state)
+{
+	abi_destroy(*state);
+	return 0;
+}
+
 void abi_load(struct abi_vm *m, int vcpu, const u8 *code, size_t size)
 {
 	struct kvm_regs regs = {.rip = ABI_CODE, .rflags = 2, .rsp = 0x8000};

@@ -44,6 +44,11 @@ void abi_create_vm(struct abi_vm *m, enum abi_irqchip irqchip);
 int abi_add_vcpu(struct abi_vm *m, u32 id, struct kvm_run **run);
 void abi_destroy(struct abi_vm *m);
 
+/* Fixtures: *@state is such a VM with one vCPU. */
+int abi_setup(void **state);
+int abi_setup_irqchip(void **state);
+int abi_teardown(void **state);
+
 /* ioctl(2) through the interface under test; @arg is a pointer or a number. */
 #define ioc(fd, req, arg) kvm->ioctl(fd, req, (void *)(uintptr_t)(arg))
 /* Expects success (the value is returned), or just this error. */

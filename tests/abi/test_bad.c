@@ -1,7 +1,6 @@
 /* Arguments that point nowhere, numbers that nobody knows: an error each time, and the VM is as good as before. */
 #include "abi.h"
 
-#include <stdio.h>
 #include <sys/mman.h>
 
 GUEST16(halt, "hlt");

@@ -9,21 +9,6 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
-static int setup(void **state)
-{
-	static struct abi_vm m;
-
-	abi_create(&m, ABI_IRQCHIP);
-	*state = &m;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	abi_destroy(*state);
-	return 0;
-}
-
 static long set_msr(struct abi_vm *m, u32 index, u64 value)
 {
 	struct {
@@ -375,7 +360,7 @@ static void test_enforce(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, abi_setup_irqchip, abi_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_tsc_rate), T(test_tsc_scaled), T(test_tsc_sync), T(test_tsc_adjust), T(test_kvmclock), T(test_set_clock),
 		T(test_wall_clock), T(test_steal_time), T(test_pv_eoi), T(test_poll_control), T(test_hypercalls), T(test_enforce),

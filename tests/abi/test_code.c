@@ -4,7 +4,6 @@
  */
 #include "abi.h"
 
-#include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -19,19 +18,9 @@ static const char *engine;
 
 static int setup(void **state)
 {
-	static struct abi_vm m;
-
 	if (abi_is_ours())
 		assert_int_equal(anykvm_set_engine(engine), 0);
-	abi_create(&m, ABI_NO_IRQCHIP);
-	*state = &m;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	abi_destroy(*state);
-	return 0;
+	return abi_setup(state);
 }
 
 /* movl $v, %eax; ret */
@@ -153,6 +142,18 @@ static void test_aliased_slots(void **state)
 
 /* --- Memory that is not there --------------------------------------------------------------------------------- */
 
+/* What the guest does to the page at GPA it does once while it is there; then its memory goes away. */
+static u8 *lose_page(struct abi_vm *m)
+{
+	u8 *p = page_with(0);
+
+	assert_int_equal(abi_set_memory(m, 1, 0, GPA, PAGE_SIZE, p), 0);
+	abi_run_to_out(m, 0x10);
+	abi_run_to_out(m, 0x10);
+	assert_int_equal(mprotect(p, PAGE_SIZE, PROT_NONE), 0);
+	return p;
+}
+
 /* Each access comes twice, once before the mapping is gone: so it is translated, and its page in the TLB. */
 GUEST_CODE(64, vanishing,
 	   "movl $2, %ecx; movl $0x400000, %ebx; movl $0x1111, %r12d; movl $0x2222, %r13d; movl $0x3333, %r15d\n"
@@ -165,14 +166,10 @@ static void test_mapping_gone(void **state)
 	/* cmocka has signal handlers of its own around each test: the library's come after those. */
 	setup(state);
 	struct abi_vm *m = *state;
-	u8 *p = page_with(0);
 	struct kvm_regs r;
 
 	ABI_LOAD64(m, vanishing);
-	assert_int_equal(abi_set_memory(m, 1, 0, GPA, PAGE_SIZE, p), 0);
-	abi_run_to_out(m, 0x10);
-	abi_run_to_out(m, 0x10);
-	assert_int_equal(mprotect(p, PAGE_SIZE, PROT_NONE), 0);
+	u8 *p = lose_page(m);
 	for (int n = 0; n < 2; n++) {
 		ioc_err(m->vcpu, KVM_RUN, 0, EFAULT);
 		assert_int_equal(m->run->exit_reason, KVM_EXIT_MEMORY_FAULT);
@@ -194,7 +191,7 @@ static void test_mapping_gone(void **state)
 	assert_int_equal(*(u32 *)(p + 0x14), 1);
 	assert_int_equal(*(u32 *)(p + 0x18), 2);
 	munmap(p, PAGE_SIZE);
-	teardown(state);
+	abi_teardown(state);
 }
 
 /* A copy and a fill, whose registers are the guest's wherever it stops. */
@@ -208,14 +205,10 @@ static void test_mapping_gone_rep(void **state)
 {
 	setup(state);
 	struct abi_vm *m = *state;
-	u8 *p = page_with(0);
 	struct kvm_regs r;
 
 	ABI_LOAD64(m, vanishing_rep);
-	assert_int_equal(abi_set_memory(m, 1, 0, GPA, PAGE_SIZE, p), 0);
-	abi_run_to_out(m, 0x10);
-	abi_run_to_out(m, 0x10);
-	assert_int_equal(mprotect(p, PAGE_SIZE, PROT_NONE), 0);
+	u8 *p = lose_page(m);
 	ioc_err(m->vcpu, KVM_RUN, 0, EFAULT);
 	assert_int_equal(m->run->exit_reason, KVM_EXIT_MEMORY_FAULT);
 	r = abi_regs(m);
@@ -223,14 +216,18 @@ static void test_mapping_gone_rep(void **state)
 	assert_int_equal(r.rdi, 0x400800);
 	assert_int_equal(r.rcx, 16);
 	assert_int_equal(mprotect(p, PAGE_SIZE, PROT_READ | PROT_WRITE), 0);
+	memset(p + 0x100, 1, PAGE_SIZE - 0x100);
 	abi_run_to_out(m, 0x11);
+	assert_memory_equal(p + 0x800, p, 64);
+	assert_memory_equal(p + 0x100, "\0\0\0\0\0\0\0", 8);
+	assert_int_equal(p[0x140], 1);
 	munmap(p, PAGE_SIZE);
-	teardown(state);
+	abi_teardown(state);
 }
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, abi_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_client_writes), TEST(test_client_loads),
 		TEST(test_slots), TEST(test_aliased_slots), cmocka_unit_test(test_mapping_gone),

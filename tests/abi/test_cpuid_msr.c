@@ -1,7 +1,6 @@
 /* CPUID and MSRs at the ABI: lists, limits, agreement of the lists with what works, filters and exits to the client. */
 #include "abi.h"
 
-#include <stdio.h>
 
 #define MAX_CPUID 256
 struct cpuid_buffer {
@@ -16,21 +15,6 @@ struct msr_names {
 	struct kvm_msr_list head;
 	u32 index[1024];
 };
-
-static int setup(void **state)
-{
-	static struct abi_vm m;
-
-	abi_create(&m, ABI_IRQCHIP);
-	*state = &m;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	abi_destroy(*state);
-	return 0;
-}
 
 static void supported(struct abi_vm *m, struct cpuid_buffer *b)
 {
@@ -330,7 +314,7 @@ static void test_filter(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, abi_setup_irqchip, abi_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_supported), T(test_set_get), T(test_after_run), cmocka_unit_test(test_guest_sees), T(test_list),
 		T(test_list_works), T(test_partial), T(test_system_attr), T(test_apic_base), T(test_unknown_to_client), T(test_filter),

@@ -8,21 +8,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static int setup(void **state)
-{
-	static struct abi_vm m;
-
-	abi_create(&m, ABI_IRQCHIP);
-	*state = &m;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	abi_destroy(*state);
-	return 0;
-}
-
 static int new_eventfd(void)
 {
 	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -322,7 +307,7 @@ static void test_irqfd_bad(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, abi_setup_irqchip, abi_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_coalesced), T(test_ioeventfd), T(test_ioeventfd_any), T(test_ioeventfd_bad), T(test_irqfd),
 		T(test_irqfd_deassign), T(test_irqfd_resample), cmocka_unit_test(test_irqfd_bad),

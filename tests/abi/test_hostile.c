@@ -180,8 +180,7 @@ static void test_memory_gone_masked(void **state)
 	abi_destroy(m);
 }
 
-/* --- A full eventfd whose descriptor blocks -------------------------------------------------------------------------
- */
+/* --- A full eventfd whose descriptor blocks ---------------------------------------------------------------------- */
 
 GUEST16(notify, "outb %al, $0x40; outb %al, $0x41");
 
@@ -211,8 +210,7 @@ static void test_full_eventfd(void **state)
 	abi_destroy(m);
 }
 
-/* --- A VM without memory ---------------------------------------------------------------------------------------------
- */
+/* --- A VM without memory ----------------------------------------------------------------------------------------- */
 
 static void run_without_memory(void)
 {

@@ -1,21 +1,6 @@
 /* What the client injects: interrupts and their window, NMIs, exceptions, debugging. No irqchip. */
 #include "abi.h"
 
-static int setup(void **state)
-{
-	static struct abi_vm m;
-
-	abi_create(&m, ABI_NO_IRQCHIP);
-	*state = &m;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	abi_destroy(*state);
-	return 0;
-}
-
 /* Handlers at fixed places: OUT of a number to port 0x20, then IRET. */
 #define HANDLER(n) (0x4000 + (n) * 16)
 static void handler(struct abi_vm *m, unsigned vector)
@@ -245,7 +230,7 @@ static void test_set_tpr(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, abi_setup, abi_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_interrupt), T(test_window), T(test_interrupt_waits), T(test_nmi), T(test_exception),
 		T(test_triple_fault_event), T(test_single_step), T(test_breakpoints), T(test_inject_db), T(test_set_tpr),

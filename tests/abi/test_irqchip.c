@@ -6,21 +6,6 @@
 #include <time.h>
 #include <unistd.h>
 
-static int setup(void **state)
-{
-	static struct abi_vm m;
-
-	abi_create(&m, ABI_IRQCHIP);
-	*state = &m;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	abi_destroy(*state);
-	return 0;
-}
-
 static void test_create(void **state)
 {
 	struct abi_vm m;
@@ -360,7 +345,7 @@ static void test_interrupt_refused(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, abi_setup_irqchip, abi_teardown)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_create), T(test_chip_state), T(test_pit_state), T(test_edge), T(test_level), T(test_msi),
 		T(test_routing), T(test_halt), T(test_timer_halted), T(test_timer_running), T(test_pit),

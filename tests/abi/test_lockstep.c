@@ -4,7 +4,6 @@
  */
 #include "abi.h"
 
-#include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -12,18 +11,8 @@
 
 static int setup(void **state)
 {
-	static struct abi_vm m;
-
 	assert_int_equal(anykvm_set_engine("lockstep"), 0);
-	abi_create(&m, ABI_NO_IRQCHIP);
-	*state = &m;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	abi_destroy(*state);
-	return 0;
+	return abi_setup(state);
 }
 
 /* What is written to standard error from errors_begin() on, in @text. */
@@ -117,7 +106,7 @@ static void test_one_vcpu(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, abi_teardown)
 	const struct CMUnitTest tests[] = {TEST(test_equal), TEST(test_difference), TEST(test_one_vcpu)};
 
 	alarm(60);

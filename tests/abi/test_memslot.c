@@ -5,21 +5,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static int setup(void **state)
-{
-	static struct abi_vm m;
-
-	abi_create(&m, ABI_NO_IRQCHIP);
-	*state = &m;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	abi_destroy(*state);
-	return 0;
-}
-
 static void *pages(size_t n)
 {
 	void *p = mmap(NULL, n * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -314,7 +299,7 @@ static void test_manual_clear(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, abi_setup, abi_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_rules), T(test_region2), T(test_change_between_runs), T(test_readonly), T(test_change_while_running),
 		cmocka_unit_test(test_fault), T(test_dirty_log), T(test_manual_clear),

@@ -6,21 +6,6 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-static int setup(void **state)
-{
-	static struct abi_vm m;
-
-	abi_create(&m, ABI_NO_IRQCHIP);
-	*state = &m;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	abi_destroy(*state);
-	return 0;
-}
-
 GUEST16(pio_out, "movb $0x41, %al; outb %al, $0xe9\n"
 		 "movw $0x1234, %ax; movw $0x80, %dx; outw %ax, %dx\n"
 		 "movl $0x89abcdef, %eax; movw $0xcf8, %dx; outl %eax, %dx; hlt");
@@ -370,7 +355,7 @@ static void test_sync_regs(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, abi_setup, abi_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_pio_out), T(test_pio_in), T(test_string_io), T(test_mmio), T(test_mmio_split), T(test_mmio_rmw),
 		T(test_hlt), T(test_shutdown), T(test_immediate_exit), T(test_signal_running), T(test_signal_mask),

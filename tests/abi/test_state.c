@@ -1,22 +1,6 @@
 /* Every get/set pair of vCPU state: what is set is what is got, and what cannot be is refused. */
 #include "abi.h"
 
-#include <stdio.h>
-
-static int setup(void **state)
-{
-	static struct abi_vm m;
-
-	abi_create(&m, ABI_IRQCHIP);
-	*state = &m;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	abi_destroy(*state);
-	return 0;
-}
 
 /* Bytes that differ from each other and from zero. */
 static void fill(void *p, size_t n)
@@ -427,7 +411,7 @@ static void test_translate(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, abi_setup_irqchip, abi_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_regs), T(test_reset_values), T(test_sregs), T(test_sregs_invalid), T(test_sregs2), T(test_fpu),
 		T(test_xsave), T(test_xcrs), T(test_debugregs), T(test_events), T(test_mp_state), T(test_lapic), T(test_tsc),
