@@ -45,8 +45,8 @@ void anykvm_signal(void);
 int anykvm_set_engine(const char *name);
 
 /*
- * Lets perf(1) name guest code: from now on the translator writes a line for each block to /tmp/perf-PID.map. The
- * environment's ANYKVM_PERF_MAP=1 does the same. 0 or -errno.
+ * Lets perf(1) name guest code: from now on the translator writes a line for each block to /tmp/perf-PID.map, up to
+ * 128 MiB; called after that, begins it anew. The environment's ANYKVM_PERF_MAP=1 does the same. 0 or -errno.
  */
 int anykvm_perf_map(void);
 

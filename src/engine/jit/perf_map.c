@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "engine/x86_ops.h"
 
 /* One for the process; set once, under enable_lock, before on. */
@@ -70,9 +71,13 @@ static void add(const void *start, size_t size, const char *name)
 	struct stat st;
 
 	int n = snprintf(line, sizeof(line), "%lx %zx %s\n", (u64)start, size, name);
-	/* A client that closed our descriptor may have got its number for a file of its own. A full disk ends the map. */
-	if (fstat(map.fd, &st) < 0 || st.st_dev != map.dev || st.st_ino != map.ino || write(map.fd, line, (size_t)n) != n)
-		atomic_store(&map.on, false);
+	/* A client that closed our descriptor may have got its number for a file of its own. */
+	bool ours = fstat(map.fd, &st) == 0 && st.st_dev == map.dev && st.st_ino == map.ino;
+	if (ours && st.st_size < PERF_MAP_MAX && write(map.fd, line, (size_t)n) == n)
+		return;
+	/* Gone, at its end, or the disk is full. */
+	if (atomic_exchange(&map.on, false) && ours)
+		log_warn("/tmp/perf-%d.map is full: no more names for perf", getpid());
 }
 
 void perf_map_block(const void *start, size_t size, u64 rip, bool user)

@@ -5,6 +5,12 @@
 #include "base/types.h"
 
 /*
+ * Bytes at which the map ends, for /tmp may be memory: about three million lines, twenty full caches of the default
+ * size. What is translated behind that has no line of its own, and no name or that of an earlier block in its place.
+ */
+#define PERF_MAP_MAX (128u << 20)
+
+/*
  * A block of guest code at @rip, the guest's user mode's or its kernel's, is at @start in executable memory. Does
  * nothing when no map is wanted. From any thread; one line is one write(2).
  */
