@@ -43,8 +43,11 @@ static int read_all(int fd, const struct kvm_stats_header *h, struct kvm_stat *s
 			break;
 		memcpy(&d, raw, sizeof(d));
 		snprintf(stat->name, sizeof(stat->name), "%.*s", (int)h->name_size, raw + sizeof(d));
-		stat->flags = d.flags;
-		stat->exponent = d.exponent;
+		/* The unit of a histogram is that of its buckets' borders: in them are numbers. */
+		u32 type = d.flags & KVM_STATS_TYPE_MASK;
+		bool histogram = type == KVM_STATS_TYPE_LINEAR_HIST || type == KVM_STATS_TYPE_LOG_HIST;
+		stat->flags = histogram ? type : d.flags;
+		stat->exponent = histogram ? 0 : d.exponent;
 		r = read_value(fd, h, &d, &stat->value);
 	}
 	return r;

@@ -13,7 +13,7 @@ struct kvm_stat {
 	char name[KVM_STAT_NAME_MAX]; /* cut when longer */
 	u32 flags;                    /* KVM_STATS_TYPE_*, _UNIT_*, _BASE_* */
 	s16 exponent;
-	u64 value;                    /* of a histogram: the sum of its buckets */
+	u64 value;                    /* of a histogram: the sum of its buckets, a number without unit */
 };
 
 struct kvm_stats {

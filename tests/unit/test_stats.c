@@ -120,7 +120,8 @@ static const struct file good = {
 	.id = "kvm-1",
 	.row = {{{.size = 1, .offset = 8}, "jit_blocks"},
 		{{.flags = KVM_STATS_UNIT_SECONDS, .exponent = -9, .size = 1, .offset = 0}, "jit_translate_ns"},
-		{{.flags = KVM_STATS_TYPE_LOG_HIST, .size = 3, .offset = 16}, "hist"}},
+		{{.flags = KVM_STATS_TYPE_LOG_HIST | KVM_STATS_UNIT_SECONDS, .exponent = -9, .size = 3, .offset = 16},
+		 "hist"}},
 	.data = {3000000, 1500, 1, 2, 4},
 };
 
