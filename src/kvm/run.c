@@ -437,17 +437,20 @@ static int vcpu_sleep(struct vcpu *v)
 /* HLT and the states before the first SIPI. 1: go on, < 0: -errno. */
 static int vcpu_block(struct vcpu *v)
 {
+	u64 start = 0;
 	int r = 1;
 
 	arm_timer(v, IRQCHIP_NEVER);
 	map_put(v);
 	atomic_store(&v->blocking, true);
-	u64 start = timer_now();
-	while (r > 0 && !has_work(v))
+	while (r > 0 && !has_work(v)) {
+		start = start ? start : timer_now();
 		r = vcpu_sleep(v);
-	if (v->mp_state == KVM_MP_STATE_HALTED) {
+	}
+	/* As KVM counts: what had not to wait is none, and a signal is no wakeup. */
+	if (start && v->mp_state == KVM_MP_STATE_HALTED) {
 		v->stat.halt_wait_ns += timer_now() - start;
-		v->stat.halt_wakeup++;
+		v->stat.halt_wakeup += r > 0;
 	}
 	atomic_store(&v->blocking, false);
 	if (r < 0)

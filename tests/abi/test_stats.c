@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -147,6 +148,33 @@ static void test_counts(void **state)
 	assert_int_equal(value(late, s, "exits"), value(fd, s, "exits"));
 	assert_int_equal(value(late, s, "halt_exits"), 2);
 	close(late);
+	close(fd);
+	abi_destroy(&m);
+}
+
+static void on_signal(int sig)
+{
+}
+
+/* A halt that a signal ends has waited and not been woken. */
+static void test_halted(void **state)
+{
+	struct sigaction sa = {.sa_handler = on_signal}, old;
+	struct stats *s = *state;
+	struct abi_vm m;
+
+	abi_create(&m, ABI_IRQCHIP);
+	int fd = (int)ioc_ok(m.vcpu, KVM_GET_STATS_FD, 0);
+	read_head(fd, s);
+	ABI_LOAD(&m, halt);
+	sigaction(SIGALRM, &sa, &old);
+	ualarm(20000, 20000); /* the first may come too early */
+	ioc_err(m.vcpu, KVM_RUN, 0, EINTR);
+	ualarm(0, 0);
+	sigaction(SIGALRM, &old, NULL);
+	assert_int_equal(value(fd, s, "halt_exits"), 1);
+	assert_true(value(fd, s, "halt_wait_ns") > 0);
+	assert_int_equal(value(fd, s, "halt_wakeup"), 0);
 	close(fd);
 	abi_destroy(&m);
 }
@@ -320,6 +348,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_form, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_counts, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_halted, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_many, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_misuse, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_lifetime, setup, teardown),

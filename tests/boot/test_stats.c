@@ -171,6 +171,7 @@ static void linux_guest(void **state)
 	assert_true(number("IO") > 1000 && number("io_exits") >= number("IO"));
 	assert_true(number("exits") > number("io_exits"));
 	assert_true(number("irq_injections") > 10 && number("tlb_misses") > 1000);
+	assert_true(number("halt_wakeup") > 10 && number("halt_wakeup") <= number("halt_exits"));
 	assert_true(number("jit_translate_ns") > 0 && number("jit_translate_ns per block") > 0);
 	/* The console is what a boot talks to most. */
 	assert_non_null(strstr(s.errors, "write to port 0x3f8"));
