@@ -233,6 +233,17 @@ void session_end(struct session *s)
 	*s = (struct session){ .in = -1, .out = -1, .err = -1 };
 }
 
+const char *guest_file(const char *name)
+{
+	static char path[2][512];
+	static int turn;
+	const char *dir = getenv("ANYKVM_GUEST");
+
+	turn ^= 1;
+	snprintf(path[turn], sizeof(path[turn]), "%s/%s", dir ? dir : "build/guest", name);
+	return path[turn];
+}
+
 #define KERNEL_ADDR 0x1000000
 #define CODE_OFFSET 0x1000
 

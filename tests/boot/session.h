@@ -51,6 +51,9 @@ void session_end(struct session *s);
 /* Seconds of CLOCK_MONOTONIC. */
 double now(void);
 
+/* The path of a file of the Linux guest, in $ANYKVM_GUEST or build/guest. The last two stay valid. */
+const char *guest_file(const char *name);
+
 /* Writes an ELF kernel whose 64-bit entry is @code, to a file without a name: its path. Close what is returned. */
 int write_kernel(const void *code, size_t len, char path[64]);
 

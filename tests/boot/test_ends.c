@@ -294,8 +294,8 @@ static void assert_refused(const char *says, const char *const argv[])
 
 static void bad_kernels(void **state)
 {
-	const char *dir = getenv("ANYKVM_GUEST") ? getenv("ANYKVM_GUEST") : "build/guest";
-	static char bytes[3000000], vmlinuz[512], path[64];
+	const char *vmlinuz = guest_file("vmlinuz");
+	static char bytes[3000000], path[64];
 	int fd = memfd_create("kernel", 0);
 
 	REFUSED("'/nonexistent': No such file", "run", "--accel", "soft", "-k", "/nonexistent");
@@ -304,7 +304,6 @@ static void bad_kernels(void **state)
 	REFUSED("is empty", "run", "--accel", "soft", "-k", path);
 
 	/* The first part of a real one. */
-	snprintf(vmlinuz, sizeof(vmlinuz), "%s/vmlinuz", dir);
 	int real = open(vmlinuz, O_RDONLY);
 
 	assert_true(real >= 0);

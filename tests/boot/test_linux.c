@@ -16,17 +16,6 @@
 #define COMMAND_SECONDS 30
 #define CLOCK_SECONDS 8
 
-static const char *guest_file(const char *name)
-{
-	static char path[2][512];
-	static int turn;
-	const char *dir = getenv("ANYKVM_GUEST");
-
-	turn ^= 1;
-	snprintf(path[turn], sizeof(path[turn]), "%s/%s", dir ? dir : "build/guest", name);
-	return path[turn];
-}
-
 static void boot(struct session *s, const char *cpus)
 {
 	const char *const argv[] = {

@@ -13,15 +13,12 @@
 
 static void boot_is_the_same(void **state)
 {
-	const char *dir = getenv("ANYKVM_GUEST") ? getenv("ANYKVM_GUEST") : "build/guest";
-	char kernel[512], initrd[512];
 	const char *const argv[] = {
-		"run", "--accel", "soft", "--engine", "lockstep", "--kernel", kernel, "--initrd", initrd, "--mem", "512M", NULL,
+		"run", "--accel", "soft", "--engine", "lockstep", "--mem", "512M",
+		"--kernel", guest_file("vmlinuz"), "--initrd", guest_file("initramfs.cpio"), NULL,
 	};
 	struct session s;
 
-	snprintf(kernel, sizeof(kernel), "%s/vmlinuz", dir);
-	snprintf(initrd, sizeof(initrd), "%s/initramfs.cpio", dir);
 	/* Each block is compared when it is young. */
 	assert_int_equal(setenv("ANYKVM_LOCKSTEP", "8", 1), 0);
 	session_start(&s, SESSION_PIPES, NULL, argv);

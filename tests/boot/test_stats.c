@@ -150,14 +150,11 @@ static void perf_map_names_blocks(void **state)
 
 static void linux_guest(void **state)
 {
-	const char *dir = getenv("ANYKVM_GUEST");
-	char kernel[512], initrd[512];
+	const char *const argv[] = {
+		"run", "--accel", "soft", "--engine", "jit", "-k", guest_file("vmlinuz"),
+		"-i", guest_file("initramfs.cpio"), "-c", "2", "--stats", "--perf-map", NULL,
+	};
 	unsigned found;
-
-	snprintf(kernel, sizeof(kernel), "%s/vmlinuz", dir ? dir : "build/guest");
-	snprintf(initrd, sizeof(initrd), "%s/initramfs.cpio", dir ? dir : "build/guest");
-	const char *const argv[] = {"run", "--accel", "soft", "--engine", "jit", "-k", kernel, "-i", initrd,
-				    "-c", "2", "--stats", "--perf-map", NULL};
 
 	session_start(&s, SESSION_PIPES, NULL, argv);
 	snprintf(map_path, sizeof(map_path), "/tmp/perf-%d.map", s.pid);
