@@ -186,6 +186,16 @@ static struct tally one_group(unsigned isa)
 	return sum;
 }
 
+/* Of that name; -1: there is none. */
+static int engine_of(const char *name)
+{
+	int e = NR_ENGINE;
+
+	while (--e >= 0 && strcmp(name, engine_names[e]))
+		;
+	return e;
+}
+
 static bool parse_options(int argc, char **argv)
 {
 	for (int n = 1; n < argc; n++) {
@@ -206,12 +216,9 @@ static bool parse_options(int argc, char **argv)
 			opt.row = value;
 		else if (!strcmp(argv[n], "--isa"))
 			opt.isa = value;
-		else if (!strcmp(argv[n], "--engine"))
-			for (opt.engine = NR_ENGINE; --opt.engine >= 0 && strcmp(value, engine_names[opt.engine]);)
-				;
+		else if (!strcmp(argv[n], "--engine") && engine_of(value) >= 0)
+			opt.engine = engine_of(value);
 		else
-			return false;
-		if (!strcmp(argv[n], "--engine") && opt.engine < 0)
 			return false;
 		n++;
 	}

@@ -195,6 +195,13 @@ static void cut_down(struct program *p)
 	}
 }
 
+static void tell_differences(const struct program *p)
+{
+	tell = true;
+	compare(p);
+	tell = false;
+}
+
 static bool one_case(unsigned bits, u64 n)
 {
 	static struct program p;
@@ -209,15 +216,11 @@ static bool one_case(unsigned bits, u64 n)
 		return true;
 	printf("# the interpreter and the translator differ (run %d): --seed %llu --bits %u --case %llu\n", r,
 	       (unsigned long long)opt.seed, bits, (unsigned long long)n);
-	tell = true;
-	compare(&p);
-	tell = false;
+	tell_differences(&p);
 	cut_down(&p);
 	printf("# what it takes:\n");
 	print_program(&p);
-	tell = true;
-	compare(&p);
-	tell = false;
+	tell_differences(&p);
 	return false;
 }
 
