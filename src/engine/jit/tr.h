@@ -80,6 +80,7 @@ struct tr {
 	bool two;            /* the address of the access may be the sum of S0 and S1; false again: it is in S0 */
 	s32 disp;            /* of the access under translation, to S0 */
 	u8 *poll[2];         /* rel32 of the jumps that leave because somebody asked */
+	u8 cross;            /* the one instruction has so many bytes in this page, and more in the next; 0: it has not */
 	bool far;            /* links may lead to other pages */
 	bool full;
 
@@ -221,6 +222,13 @@ bool tr_is_loop(const struct tr *t, unsigned len);
 void tr_unroll(struct tr *t);
 /* Instruction @n is the branch back, with another turn of the block behind it. */
 bool tr_turns(const struct tr *t, unsigned n);
+
+/* --- tr_cross.c: instructions across two pages -------------------------------------------------------------------- */
+
+/* Adds what the next page has, if it is in the TLB, to the @room @bytes at RIP, fewer than 15. Returns how many there are. */
+unsigned tr_cross_fetch(struct tr *t, u8 *bytes, unsigned room);
+/* @i, the block, is still the same in the next page, or else C executes what is there. */
+void tr_cross_check(struct tr *t, const struct insn *i);
 
 /* --- tr_fpu.c: vectors, x87 and MMX ---------------------------------------------------------------------------- */
 

@@ -258,16 +258,22 @@ static bool tr_decode(struct tr *t, const u8 *p)
 		for (; have < room && have < len + 15; have += 64)
 			memcpy(bytes + have, p + have, MIN(64u, room - have));
 		enum decode_status st = decode(i, bytes + len, MIN(room - len, 15u), t->word * 8);
+		if (st == DECODE_SHORT && !len) {
+			room = have = tr_cross_fetch(t, bytes, room);
+			st = decode(i, bytes, room, t->word * 8);
+			if (st != DECODE_OK)
+				break;
+		}
 		if (st == DECODE_SHORT)
 			break;
 		if (!block_bind(&t->j->copy, t->j->cpu, i, st))
 			return false;
 		len += i->len;
 		t->nr++;
-		loop = tr_is_loop(t, len);
-		ends = loop || (block_ends_at(i) && !tr_is_jcc(i) && !tr_goes_on(t, i));
+		loop = !t->cross && tr_is_loop(t, len);
+		ends = loop || t->cross || (block_ends_at(i) && !tr_is_jcc(i) && !tr_goes_on(t, i));
 	}
-	t->b->len = (u16)len;
+	t->b->len = t->cross ? t->cross : (u16)len;
 	t->b->nr = (u8)t->nr;
 	t->b->bytes = jit_data(t->j, len);
 	if (!t->b->bytes)
@@ -381,6 +387,8 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 	if (!(b->mode & JIT_MODE_NO_WINDOWS))
 		tr_find_windows(&t);
 	emit_poll(&t);
+	if (t.cross)
+		tr_cross_check(&t, t.insn);
 	for (unsigned n = 0; n < t.nr && !t.full;) {
 		b->offset[n] = (u16)(emit_here(&j->e) - b->entry);
 		for (unsigned done = tr_insn(&t, n); done; done--) {

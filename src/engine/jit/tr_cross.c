@@ -1,0 +1,64 @@
+/*
+ * An instruction that goes on in the next page: a block of its own. Writes to the first page end it, as they end any
+ * block; the rest of its bytes is compared with memory each time, by way of the TLB, so it may be mapped and written as
+ * it likes. Whatever is not there or not the same is the interpreter's to fetch.
+ */
+#include "engine/jit/tr.h"
+
+/* The linear address of the next page. */
+static jit_place next_page(const struct tr *t, u64 place)
+{
+	return jit_cut(t->b, (place & PAGE_MASK) + PAGE_SIZE);
+}
+
+unsigned tr_cross_fetch(struct tr *t, u8 *bytes, unsigned room)
+{
+	struct cpu *c = t->j->cpu;
+	u64 la = next_page(t, c->rip);
+	const struct tlb_entry *e = tlb_at(c, la);
+
+	if (e->tag_x != la)
+		return room;
+	t->cross = (u8)room;
+	memcpy(bytes + room, (const u8 *)e->host, 15 - room);
+	return 15;
+}
+
+static void emit_compare(struct tr *t, const struct insn *i, unsigned at, unsigned size, const u8 *bytes)
+{
+	if (size == 2)
+		emit8(t->e, 0x66);
+	emit_bytes(t->e, size == 1 ? "\x41\x80\x7e" : "\x41\x81\x7e", 3); /* cmp [r14 + at], bytes */
+	emit8(t->e, at);
+	emit_bytes(t->e, bytes, size);
+	tr_emit_c_path(t, i, CC_NE);
+}
+
+void tr_cross_check(struct tr *t, const struct insn *i)
+{
+	struct emit *e = t->e;
+	struct tlb_entry *array = t->j->cpu->tlbs->e[jit_mmu_index(t->b)];
+	jit_place next = next_page(t, t->place);
+
+	tr_emit_rip(t, S0, next);
+	if (t->b->fixed) {
+		array += next >> PAGE_SHIFT & (TLB_SIZE - 1);
+		emit_ra(e, 1, 0x3b, S0, &array->tag_x); /* cmp */
+		tr_emit_c_path(t, i, CC_NE);
+		emit_load_abs(e, S0, &array->host);
+	} else {
+		emit_mov_rr(e, S1, S0);
+		emit_bytes(e, "\x49\xc1\xef\x07\x41\x81\xe7", 7); /* shr r15, 7; and r15d, (TLB_SIZE - 1) * 32 */
+		emit32(e, (TLB_SIZE - 1) * sizeof(*array));
+		emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&array->tag_x);
+		tr_emit_c_path(t, i, CC_NE);
+		emit_rm_disp(e, 1, 0x8b, S0, S1, (s32)(u64)&array->host);
+	}
+	for (unsigned at = 0, left = i->len - t->cross; left;) {
+		unsigned size = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+
+		emit_compare(t, i, at, size, t->b->bytes + t->cross + at);
+		at += size;
+		left -= size;
+	}
+}
