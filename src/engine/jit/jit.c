@@ -204,7 +204,7 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	}
 	/* #GP for a misaligned address comes before #PF. */
 	la = jit_cut(site->block, la + site->first);
-	bool alone = la & site->align;
+	bool alone = la & site->align || site->masked;
 	u8 *host = alone ? NULL : mem_host(c, site->seg, la, site->size, site->acc);
 	/* A write to marked code is done here, so that the others are told at once when it is. */
 	if (host && !c->smc && !j->wrote.size && (!site->span || window_tag(c, la, site))) {

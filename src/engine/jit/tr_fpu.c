@@ -38,14 +38,14 @@ static u32 fpu_need(const struct insn *i)
 	       (r->sem == &sem_vzeroupper ? VEC_AWAY_LOW : 0) | (r->attr & (A_X87 | A_MMX) ? VEC_X87 | VEC_AWAY_X87 : 0) | vec_groups(i);
 }
 
-/* What the C path has to look at stays there: masked memory, and thunks that ask for more than a guard does. */
+/* What the C path has to look at stays there: compressed memory, and thunks that ask for more than a guard does. */
 bool tr_can_copy_fpu(const struct tr *t, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	const struct thunk *k = i->thunk;
-	unsigned no = (i->is_mem ? THUNK_MASK | THUNK_COMPACT : 0) | (cpu_has(t->j->cpu, ISA_AVX512VL) ? 0 : THUNK_VL);
+	unsigned no = (i->is_mem ? THUNK_COMPACT : 0) | (cpu_has(t->j->cpu, ISA_AVX512VL) ? 0 : THUNK_VL);
 
-	if (!k || (i->aaa && i->is_mem) || (k->what & no))
+	if (!k || (k->what & no))
 		return false;
 	for (unsigned n = 0; n < ARRAY_SIZE(r->operand); n++)
 		switch (operand_info[r->operand[n]].kind) {

@@ -135,6 +135,11 @@ static u8 align_of(const struct insn *i)
 	return i->thunk ? ((const struct thunk *)i->thunk)->align : 0;
 }
 
+bool tr_is_masked(const struct insn *i)
+{
+	return i->thunk && ((const struct thunk *)i->thunk)->what & THUNK_MASK;
+}
+
 struct jit_site *tr_new_site(struct tr *t, const struct insn *i)
 {
 	struct jit_site *s = jit_data(t->j, sizeof(*s));
@@ -143,7 +148,7 @@ struct jit_site *tr_new_site(struct tr *t, const struct insn *i)
 		t->full = true;
 		return NULL;
 	}
-	*s = (struct jit_site){.block = t->b, .place = t->place, .align = align_of(i)};
+	*s = (struct jit_site){.block = t->b, .place = t->place, .align = align_of(i), .masked = tr_is_masked(i)};
 	return s;
 }
 

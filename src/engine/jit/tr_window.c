@@ -157,7 +157,8 @@ static void note_operand(struct tr *t, struct follow *f, unsigned n)
 	struct open_window w = {.base = ROOT_ABS, .seg = i->seg == SEG_FS || i->seg == SEG_GS ? i->seg : SEG_DS};
 	struct value v = {.off = i->disp};
 
-	if (!i->is_mem || !i->mem_size || i->mem_size > 64 || i->addrsize != t->word || (w.seg != SEG_DS && t->word == 4) || (insn_rows[i->row].attr & A_VSIB))
+	if (!i->is_mem || !i->mem_size || i->mem_size > 64 || i->addrsize != t->word || (w.seg != SEG_DS && t->word == 4) ||
+	    (insn_rows[i->row].attr & A_VSIB) || tr_is_masked(i))
 		return;
 	if (i->base == RIP_BASE) {
 		w.base = ROOT_RIP;
