@@ -7,14 +7,14 @@ struct base {
 	bool wide;     /* displacements of 32 bits */
 };
 
-static u8 other_reg(const struct base *b)
+static u8 other_reg(const struct gen *g, const struct base *b)
 {
-	u8 reg = (u8)rng_below(16);
+	u8 reg = pick_reg(g);
 
 	return reg == RSP || ((reg == b->reg || reg == b->index) && !rng_chance(20)) ? RSI + (b->reg == RSI) : reg;
 }
 
-/* An instruction with @len bytes of @op behind the REX prefix (which stands behind @prefix, if that is not 0). */
+/* An instruction with @len bytes of @op behind @prefix, if that is not 0, and REX. */
 static void place_access(struct gen *g, const struct base *b, u8 prefix, const u8 *op, unsigned len, u8 reg)
 {
 	bool sib = b->index != RSP || (b->reg & 7) == RSP;
@@ -23,7 +23,8 @@ static void place_access(struct gen *g, const struct base *b, u8 prefix, const u
 
 	if (prefix)
 		code[n++] = prefix;
-	code[n++] = (u8)(0x40 | (rng() & 1) << 3 | reg >> 3 << 2 | b->index >> 3 << 1 | b->reg >> 3);
+	if (g->p->bits == 64)
+		code[n++] = (u8)(0x40 | (rng() & 1) << 3 | reg >> 3 << 2 | b->index >> 3 << 1 | b->reg >> 3);
 	memcpy(code + n, op, len);
 	n += len;
 	code[n++] = (u8)((b->wide ? 0x80 : 0x40) | (reg & 7) << 3 | (sib ? RSP : b->reg & 7));
@@ -47,7 +48,7 @@ static void place_one_access(struct gen *g, const struct base *b)
 		{0xf3, 2, {0x0f, 0x6f}}, {0, 1, {0xff}}, {0, 1, {0xd1}}, {0, 1, {0x63}},
 	};
 	unsigned n = (unsigned)rng_below(ARRAY_SIZE(ops));
-	u8 reg = other_reg(b);
+	u8 reg = other_reg(g, b);
 
 	if (g->undefined && rng_chance(2))
 		place_clean(g);
@@ -65,31 +66,31 @@ static void place_one_access(struct gen *g, const struct base *b)
 /* Changes the base by what the translator may know, or not; or copies it. */
 static void place_base_change(struct gen *g, struct base *b)
 {
-	u8 w = 0x48 | b->reg >> 3, rm = b->reg & 7, n = (u8)rng(), to = other_reg(b);
+	u8 w = 8 | b->reg >> 3, rm = b->reg & 7, n = (u8)rng(), to = other_reg(g, b);
 
 	switch (rng_below(7)) {
 	case 0:
-		place(g, BYTES(w, 0x83, 0xc0 | rm, n));
+		place_rex(g, w, BYTES(0x83, 0xc0 | rm, n));
 		break;
 	case 1:
-		place(g, BYTES(w, 0x83, 0xe8 | rm, n));
+		place_rex(g, w, BYTES(0x83, 0xe8 | rm, n));
 		break;
 	case 2:
-		place(g, BYTES(w, 0xff, (rng() & 1 ? 0xc0 : 0xc8) | rm));
+		place_rex(g, w, BYTES(0xff, (rng() & 1 ? 0xc0 : 0xc8) | rm));
 		break;
 	case 3:
-		place(g, BYTES(w, 0x83, 0xe0 | rm, 0xf8));
+		place_rex(g, w, BYTES(0x83, 0xe0 | rm, 0xf8));
 		break;
 	case 4:
 		if ((b->reg & 7) != RSP)
-			place(g, BYTES(w | b->reg >> 3 << 2, 0x8d, 0x40 | rm << 3 | rm, n));
+			place_rex(g, w | b->reg >> 3 << 2, BYTES(0x8d, 0x40 | rm << 3 | rm, n));
 		break;
 	case 5:
-		place(g, BYTES(w | to >> 3 << 2, 0x8b, 0xc0 | (to & 7) << 3 | rm));
+		place_rex(g, w | to >> 3 << 2, BYTES(0x8b, 0xc0 | (to & 7) << 3 | rm));
 		b->reg = to;
 		break;
 	default:
-		place(g, BYTES(w | to >> 3 << 2, 0x63, 0xc0 | (to & 7) << 3 | rm));
+		place_rex(g, w | to >> 3 << 2, BYTES(0x63, 0xc0 | (to & 7) << 3 | rm)); /* MOVSXD; ARPL */
 		break;
 	}
 }
@@ -97,19 +98,21 @@ static void place_base_change(struct gen *g, struct base *b)
 void place_window(struct gen *g)
 {
 	static const u32 border[] = {DATA_BASE, DATA_BASE + PAGE_SIZE, DATA_BASE + DATA_RW, DATA_BASE + DATA_SIZE};
-	u32 at = rng_chance(3) ? border[rng_below(4)] - 0x50 + (u32)rng_below(0xa0) : DATA_BASE + (u32)rng_below(DATA_SIZE);
-	struct base b = {.reg = (u8)rng_below(16), .index = RSP, .wide = rng_chance(4)};
+	u32 at = rng_chance(3) ? border[rng_below(4)] - 0x50 + (u32)rng_below(0xa0)
+			       : DATA_BASE + (u32)rng_below(DATA_SIZE);
+	struct base b = {.reg = pick_reg(g), .index = RSP, .wide = rng_chance(4)};
 	unsigned nr = 2 + (unsigned)rng_below(8);
 	bool aligned = rng_chance(2);
 
 	if (b.reg == RSP && g->in_function)
-		b.reg = R13;
+		b.reg = g->p->bits == 64 ? R13 : RBP;
 	if (rng_chance(3)) {
+		u8 last = g->p->bits == 64 ? R15 : RDI;
 		u32 n = (u32)rng_below(64);
 
-		b.index = (u8)((b.reg + 1 + rng_below(15)) % 16);
+		b.index = (u8)((b.reg + 1 + rng_below(last)) % (last + 1));
 		if (b.index == RSP)
-			b.index = b.reg == R15 ? RAX : R15;
+			b.index = b.reg == last ? RAX : last;
 		b.scale = (u8)rng_below(4);
 		place_mov(g, b.index, n);
 		at -= n << b.scale;
