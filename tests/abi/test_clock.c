@@ -362,8 +362,9 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, abi_setup_irqchip, abi_teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_tsc_rate), T(test_tsc_scaled), T(test_tsc_sync), T(test_tsc_adjust), T(test_kvmclock), T(test_set_clock),
-		T(test_wall_clock), T(test_steal_time), T(test_pv_eoi), T(test_poll_control), T(test_hypercalls), T(test_enforce),
+		T(test_tsc_rate), T(test_tsc_scaled), T(test_tsc_sync), T(test_tsc_adjust), T(test_kvmclock),
+		T(test_set_clock), T(test_wall_clock), T(test_steal_time), T(test_pv_eoi), T(test_poll_control),
+		T(test_hypercalls), T(test_enforce),
 	};
 
 	return cmocka_run_group_tests_name("clock", tests, NULL, NULL);

@@ -317,7 +317,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, abi_setup_irqchip, abi_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_supported), T(test_set_get), T(test_after_run), cmocka_unit_test(test_guest_sees), T(test_list),
-		T(test_list_works), T(test_partial), T(test_system_attr), T(test_apic_base), T(test_unknown_to_client), T(test_filter),
+		T(test_list_works), T(test_partial), T(test_system_attr), T(test_apic_base), T(test_unknown_to_client),
+		T(test_filter),
 	};
 
 	return cmocka_run_group_tests_name("cpuid_msr", tests, NULL, NULL);

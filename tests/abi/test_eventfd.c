@@ -160,7 +160,7 @@ static void test_ioeventfd_bad(void **state)
 	close(null);
 }
 
-/* --- irqfd ------------------------------------------------------------------------------------------------------------ */
+/* --- irqfd ------------------------------------------------------------------------------------------------------- */
 
 /* The PICs at vectors 0x20 and 0x28, IR4 open; the handler of IR4 says so and ends the interrupt. */
 GUEST16(pic, "cli; movb $0x11, %al; outb %al, $0x20; movb $0x20, %al; outb %al, $0x21; movb $4, %al; outb %al, $0x21\n"

@@ -226,7 +226,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_open), cmocka_unit_test(test_unknown), cmocka_unit_test(test_not_ours),
 		cmocka_unit_test(test_lifetime), cmocka_unit_test(test_many), cmocka_unit_test(test_fork),
-		cmocka_unit_test(test_vcpus), cmocka_unit_test(test_shared_ring), cmocka_unit_test(test_close_while_running),
+		cmocka_unit_test(test_vcpus), cmocka_unit_test(test_shared_ring),
+		cmocka_unit_test(test_close_while_running),
 	};
 
 	return cmocka_run_group_tests_name("files", tests, NULL, NULL);

@@ -233,7 +233,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, abi_setup, abi_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_interrupt), T(test_window), T(test_interrupt_waits), T(test_nmi), T(test_exception),
-		T(test_triple_fault_event), T(test_single_step), T(test_breakpoints), T(test_inject_db), T(test_set_tpr),
+		T(test_triple_fault_event), T(test_single_step), T(test_breakpoints), T(test_inject_db),
+		T(test_set_tpr),
 	};
 
 	return cmocka_run_group_tests_name("inject", tests, NULL, NULL);

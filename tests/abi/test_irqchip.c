@@ -347,8 +347,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, abi_setup_irqchip, abi_teardown)
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_create), T(test_chip_state), T(test_pit_state), T(test_edge), T(test_level), T(test_msi),
-		T(test_routing), T(test_halt), T(test_timer_halted), T(test_timer_running), T(test_pit),
+		cmocka_unit_test(test_create), T(test_chip_state), T(test_pit_state), T(test_edge), T(test_level),
+		T(test_msi), T(test_routing), T(test_halt), T(test_timer_halted), T(test_timer_running), T(test_pit),
 		cmocka_unit_test(test_split), T(test_interrupt_refused),
 	};
 

@@ -301,8 +301,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, abi_setup, abi_teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_rules), T(test_region2), T(test_change_between_runs), T(test_readonly), T(test_change_while_running),
-		cmocka_unit_test(test_fault), T(test_dirty_log), T(test_manual_clear),
+		T(test_rules), T(test_region2), T(test_change_between_runs), T(test_readonly),
+		T(test_change_while_running), cmocka_unit_test(test_fault), T(test_dirty_log), T(test_manual_clear),
 	};
 
 	return cmocka_run_group_tests_name("memslot", tests, NULL, NULL);

@@ -414,8 +414,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, abi_setup_irqchip, abi_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_regs), T(test_reset_values), T(test_sregs), T(test_sregs_invalid), T(test_sregs2), T(test_fpu),
-		T(test_xsave), T(test_xcrs), T(test_debugregs), T(test_events), T(test_mp_state), T(test_lapic), T(test_tsc),
-		T(test_mce), T(test_translate), cmocka_unit_test(test_no_irqchip),
+		T(test_xsave), T(test_xcrs), T(test_debugregs), T(test_events), T(test_mp_state), T(test_lapic),
+		T(test_tsc), T(test_mce), T(test_translate), cmocka_unit_test(test_no_irqchip),
 	};
 
 	return cmocka_run_group_tests_name("state", tests, NULL, NULL);

@@ -89,7 +89,7 @@ static void test_user_flags(void)
 	check(user_vector == 13 && user_rip == (u64)user_cli, "CLI at level 3: #GP");
 }
 
-/* --- Shadows -------------------------------------------------------------------------------------------------------- */
+/* --- Shadows ----------------------------------------------------------------------------------------------------- */
 
 static void skip_ud2(struct frame *f)
 {
@@ -186,7 +186,7 @@ static void test_registers(void)
 	write_cr4(read_cr4() & ~4ul);
 }
 
-/* --- Bits, division, CMPXCHG16B -------------------------------------------------------------------------------------- */
+/* --- Bits, division, CMPXCHG16B ---------------------------------------------------------------------------------- */
 
 static void test_bits(void)
 {

@@ -265,7 +265,8 @@ static void test_zydis(void **state)
 	};
 	static const ZydisDecoderMode off[] = {
 		/* hints of extensions that are not there: plain NOP, WBINVD, BSF's own rules are A_OLDER's */
-		ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_CLDEMOTE, ZYDIS_DECODER_MODE_WBNOINVD,
+		ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_CLDEMOTE,
+		ZYDIS_DECODER_MODE_WBNOINVD,
 	};
 	ZydisDecoder d[3];
 

@@ -114,7 +114,7 @@ static void test_target_limit(void **state)
 	assert_int_equal(c->rip, 0x123);
 }
 
-/* --- Call gates ------------------------------------------------------------------------------------------------------ */
+/* --- Call gates -------------------------------------------------------------------------------------------------- */
 
 static void test_gate_inner32(void **state)
 {
@@ -223,7 +223,7 @@ static void test_gate_long(void **state)
 	ASSERT_FAULT(c, VEC_GP, S_GATE, far_call(c, S_GATE | 3, 0, 4, NEXT));
 }
 
-/* --- RET and IRET ---------------------------------------------------------------------------------------------------------- */
+/* --- RET and IRET ------------------------------------------------------------------------------------------------ */
 
 static void push(struct fixture *f, unsigned size, u64 v)
 {
@@ -245,7 +245,8 @@ static void test_ret_faults(void **state)
 	struct fixture *f = *state;
 	struct cpu *c = &f->cpu;
 	static const struct { unsigned cpl; u16 cs; u8 vector; u32 error; } row[] = {
-		{0, 0, VEC_GP, 0}, {3, S_CODE0, VEC_GP, S_CODE0}, {0, S_CODE3, VEC_GP, S_CODE3}, {0, S_DATA0, VEC_GP, S_DATA0},
+		{0, 0, VEC_GP, 0}, {3, S_CODE0, VEC_GP, S_CODE0}, {0, S_CODE3, VEC_GP, S_CODE3},
+		{0, S_DATA0, VEC_GP, S_DATA0},
 		{0, S_CODE_NP, VEC_NP, S_CODE_NP}, {0, S_OUTSIDE, VEC_GP, S_OUTSIDE},
 	};
 
@@ -257,7 +258,8 @@ static void test_ret_faults(void **state)
 	}
 	/* To level 3, with stack segments that are not of level 3. */
 	static const struct { u16 ss; u8 vector; u32 error; } stack[] = {
-		{0, VEC_GP, 0}, {S_DATA0, VEC_GP, S_DATA0}, {S_DATA3, VEC_GP, S_DATA3}, {S_RODATA3 | 3, VEC_GP, S_RODATA3},
+		{0, VEC_GP, 0}, {S_DATA0, VEC_GP, S_DATA0}, {S_DATA3, VEC_GP, S_DATA3},
+		{S_RODATA3 | 3, VEC_GP, S_RODATA3},
 	};
 	for (unsigned n = 0; n < ARRAY_SIZE(stack); n++) {
 		enter_protected(f, 0);
@@ -359,7 +361,7 @@ static void test_iret_vm86(void **state)
 	ASSERT_FAULT(c, VEC_GP, 0, far_iret(c, 2));
 }
 
-/* --- Fast system calls ----------------------------------------------------------------------------------------------------- */
+/* --- Fast system calls ------------------------------------------------------------------------------------------- */
 
 static void set_vendor(struct cpu *c, bool amd)
 {

@@ -136,12 +136,15 @@ static void test_modes(void **state)
 		unsigned mode, count, clocks, value;
 		bool out;
 	} steps[] = {
-		{ 0, 100, 0, 100, false }, { 0, 100, 99, 1, false }, { 0, 100, 100, 0, true }, { 0, 100, 101, 0xffff, true },
+		{ 0, 100, 0, 100, false }, { 0, 100, 99, 1, false }, { 0, 100, 100, 0, true },
+		{ 0, 100, 101, 0xffff, true },
 		{ 2, 100, 0, 100, true }, { 2, 100, 98, 2, true }, { 2, 100, 99, 1, false }, { 2, 100, 100, 100, true },
 		{ 2, 100, 250, 50, true }, { 6, 100, 99, 1, false },
 		{ 3, 100, 0, 100, true }, { 3, 100, 49, 2, true }, { 3, 100, 50, 100, false }, { 3, 100, 99, 2, false },
-		{ 3, 100, 100, 100, true }, { 3, 101, 50, 0, true }, { 3, 101, 51, 100, false }, { 7, 100, 50, 100, false },
-		{ 4, 100, 0, 100, true }, { 4, 100, 99, 1, true }, { 4, 100, 100, 0, false }, { 4, 100, 101, 0xffff, true },
+		{ 3, 100, 100, 100, true }, { 3, 101, 50, 0, true }, { 3, 101, 51, 100, false },
+		{ 7, 100, 50, 100, false },
+		{ 4, 100, 0, 100, true }, { 4, 100, 99, 1, true }, { 4, 100, 100, 0, false },
+		{ 4, 100, 101, 0xffff, true },
 	};
 	struct fixture *f = *state;
 
@@ -412,8 +415,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_formats), TEST(test_latch), TEST(test_bcd), TEST(test_modes), TEST(test_gate),
-		TEST(test_speaker_port), TEST(test_without_speaker), TEST(test_one_shot), TEST(test_periodic_keeps_pace),
-		TEST(test_reinject), TEST(test_unmask_drops_ticks), TEST(test_nmi_watchdog), TEST(test_state),
+		TEST(test_speaker_port), TEST(test_without_speaker), TEST(test_one_shot),
+		TEST(test_periodic_keeps_pace), TEST(test_reinject), TEST(test_unmask_drops_ticks),
+		TEST(test_nmi_watchdog), TEST(test_state),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

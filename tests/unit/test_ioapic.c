@@ -345,8 +345,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_registers), TEST(test_edge), TEST(test_level), TEST(test_resample), TEST(test_shared_line),
-		TEST(test_two_pins_one_vector), TEST(test_masking), TEST(test_remote_irr_reset), TEST(test_delivery_modes),
-		TEST(test_destinations), TEST(test_storm), TEST(test_state),
+		TEST(test_two_pins_one_vector), TEST(test_masking), TEST(test_remote_irr_reset),
+		TEST(test_delivery_modes), TEST(test_destinations), TEST(test_storm), TEST(test_state),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -93,7 +93,8 @@ static void test_writable_bits(void **state)
 		{ LAPIC_LVT_LINT0, 0x1a7ff, 0 }, { LAPIC_LVT_LINT1, 0x1a7ff, 0 }, { LAPIC_LVT_ERROR, 0x100ff, 0 },
 		{ LAPIC_TIMER_DIV, 0xb, 0 }, { LAPIC_SVR, 0x3ff, 0 },
 		/* Read-only. */
-		{ LAPIC_VERSION, 0x50014, 0x50014 }, { LAPIC_PPR, 0, 0 }, { LAPIC_ISR, 0, 0 }, { LAPIC_TMR + 0x70, 0, 0 },
+		{ LAPIC_VERSION, 0x50014, 0x50014 }, { LAPIC_PPR, 0, 0 }, { LAPIC_ISR, 0, 0 },
+		{ LAPIC_TMR + 0x70, 0, 0 },
 		{ LAPIC_IRR + 0x30, 0, 0 }, { LAPIC_TIMER_COUNT, 0, 0 }, { LAPIC_APR, 0, 0 },
 		/* Not there. */
 		{ 0x00, 0, 0 }, { 0x40, 0, 0 }, { LAPIC_LVT_CMCI, 0, 0 }, { 0x3a0, 0, 0 }, { LAPIC_SELF_IPI, 0, 0 },
@@ -654,10 +655,11 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_reset), TEST(test_writable_bits), TEST(test_access_sizes), TEST(test_base_msr),
-		TEST(test_x2apic_registers), TEST(test_priorities), TEST(test_trigger_mode), TEST(test_tpr), TEST(test_software_disable),
-		TEST(test_ipi_shorthands), TEST(test_init_deassert), TEST(test_xapic_destinations),
-		TEST(test_x2apic_destinations), TEST(test_errors), TEST(test_local_vectors), TEST(test_lowest_priority),
-		TEST(test_pv_eoi), TEST(test_state), TEST(test_x2apic_state),
+		TEST(test_x2apic_registers), TEST(test_priorities), TEST(test_trigger_mode), TEST(test_tpr),
+		TEST(test_software_disable), TEST(test_ipi_shorthands), TEST(test_init_deassert),
+		TEST(test_xapic_destinations), TEST(test_x2apic_destinations), TEST(test_errors),
+		TEST(test_local_vectors), TEST(test_lowest_priority), TEST(test_pv_eoi), TEST(test_state),
+		TEST(test_x2apic_state),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -250,9 +250,9 @@ static void test_disable_stops(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_divide), TEST(test_one_shot), TEST(test_masked), TEST(test_periodic), TEST(test_periodic_floor),
-		TEST(test_divide_while_running), TEST(test_mode_change), TEST(test_tsc_deadline), TEST(test_tsc_changes),
-		TEST(test_state), TEST(test_disable_stops),
+		TEST(test_divide), TEST(test_one_shot), TEST(test_masked), TEST(test_periodic),
+		TEST(test_periodic_floor), TEST(test_divide_while_running), TEST(test_mode_change),
+		TEST(test_tsc_deadline), TEST(test_tsc_changes), TEST(test_state), TEST(test_disable_stops),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

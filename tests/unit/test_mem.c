@@ -201,8 +201,8 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_canonical), TEST(test_crossing), TEST(test_mmio), TEST(test_io_overflow), TEST(test_readonly_slot),
-		TEST(test_alignment), TEST(test_self_modification),
+		TEST(test_canonical), TEST(test_crossing), TEST(test_mmio), TEST(test_io_overflow),
+		TEST(test_readonly_slot), TEST(test_alignment), TEST(test_self_modification),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,7 +87,7 @@ static void test_no_paging(void **state)
 	assert_true(f->cpu.tlb[0].tag_r == 0);
 }
 
-/* --- Reserved bits (SDM vol. 3A, tables 4-5 to 4-20): error code P and RSVD ------------------------------------------ */
+/* --- Reserved bits (SDM vol. 3A, tables 4-5 to 4-20): error code P and RSVD -------------------------------------- */
 
 static void test_reserved(void **state)
 {
@@ -178,7 +178,7 @@ static void test_pdptes(void **state)
 	}
 }
 
-/* --- Rights: the whole matrix (SDM vol. 3A, 4.6.1), through the TLB's fast path -------------------------------------- */
+/* --- Rights: the whole matrix (SDM vol. 3A, 4.6.1), through the TLB's fast path ---------------------------------- */
 
 struct rights {
 	bool u, w, nx;
@@ -357,7 +357,7 @@ static void test_system_access(void **state)
 	}
 }
 
-/* --- Accessed and dirty bits (SDM vol. 3A, 4.8) --------------------------------------------------------------------- */
+/* --- Accessed and dirty bits (SDM vol. 3A, 4.8) ------------------------------------------------------------------ */
 
 static void test_accessed_dirty(void **state)
 {

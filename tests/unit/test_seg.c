@@ -360,9 +360,9 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_reset), TEST(test_modes), cmocka_unit_test(test_load_checks), TEST(test_table_limit), TEST(test_null_ss_long),
-		TEST(test_real_loads), TEST(test_limits), TEST(test_ldt_and_tr), TEST(test_visible),
-		TEST(test_control_registers), TEST(test_debug_registers),
+		TEST(test_reset), TEST(test_modes), cmocka_unit_test(test_load_checks), TEST(test_table_limit),
+		TEST(test_null_ss_long), TEST(test_real_loads), TEST(test_limits), TEST(test_ldt_and_tr),
+		TEST(test_visible), TEST(test_control_registers), TEST(test_debug_registers),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

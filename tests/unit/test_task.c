@@ -246,8 +246,9 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_jmp), TEST(test_call_and_return), TEST(test_exception_gate), cmocka_unit_test(test_segment_faults),
-		TEST(test_desc_faults), TEST(test_tss16), TEST(test_trap_bit_and_paging), TEST(test_vm86_task),
+		TEST(test_jmp), TEST(test_call_and_return), TEST(test_exception_gate),
+		cmocka_unit_test(test_segment_faults), TEST(test_desc_faults), TEST(test_tss16),
+		TEST(test_trap_bit_and_paging), TEST(test_vm86_task),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
