@@ -133,7 +133,10 @@ static void test_random(void **state)
 		unsigned nr = seed >> 20 & 0xff, dir = seed >> 30 & 3, size = seed >> 40 & 0x1ff;
 		int fd = (int[]){m.sys, m.vm, m.vcpu}[seed % 3];
 		unsigned long req = i % 2 ? vcpu_list[seed % ARRAY_SIZE(vcpu_list)].req : _IOC(dir, KVMIO, nr, size);
-		/* Neither new descriptors without end nor a run that may not return, nor a slot over memory that is not ours. */
+		/*
+		 * Neither new descriptors without end nor a run that may not return, nor a slot over memory that is
+		 * not ours.
+		 */
 		if (nr == 1 || nr == 0x41 || nr == 0x80 || nr == 0x46 || nr == 0x49)
 			continue;
 		kvm->ioctl(i % 2 ? m.vcpu : fd, req, page);

@@ -82,7 +82,8 @@ static void test_tsc_sync(void **state)
 
 	for (int round = 0; round < 3; round++) {
 		for (int i = 0; i < 2; i++) {
-			struct kvm_device_attr a = {.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (u64)&offset[i]};
+			struct kvm_device_attr a = {.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET,
+						    .addr = (u64)&offset[i]};
 			ioc_ok(i ? other : m->vcpu, KVM_GET_DEVICE_ATTR, &a);
 		}
 		assert_int_equal(offset[0], offset[1]);
@@ -109,7 +110,8 @@ static void test_tsc_adjust(void **state)
 	struct {
 		struct kvm_cpuid2 head;
 		struct kvm_cpuid_entry2 e[3];
-	} c = {.head.nent = 3, .e = {{.function = 0, .eax = 7}, {.function = 1, .edx = 0x20 | 1 << 9}, {.function = 7, .ebx = 2}}};
+	} c = {.head.nent = 3, .e = {{.function = 0, .eax = 7}, {.function = 1, .edx = 0x20 | 1 << 9},
+				     {.function = 7, .ebx = 2}}};
 
 	ioc_ok(m->vcpu, KVM_SET_CPUID2, &c);
 	set_msr(m, MSR_TSC, 1ull << 35);
@@ -188,7 +190,8 @@ static void test_set_clock(void **state)
 	struct pvclock *c = (struct pvclock *)(m->mem + 0x3000);
 	struct kvm_clock_data d;
 
-	assert_int_equal(ioc_ok(m->vm, KVM_CHECK_EXTENSION, KVM_CAP_ADJUST_CLOCK) & KVM_CLOCK_TSC_STABLE, KVM_CLOCK_TSC_STABLE);
+	assert_int_equal(ioc_ok(m->vm, KVM_CHECK_EXTENSION, KVM_CAP_ADJUST_CLOCK) & KVM_CLOCK_TSC_STABLE,
+			 KVM_CLOCK_TSC_STABLE);
 	ABI_LOAD(m, enable_clock);
 	guest_tsc(m);
 	d = (struct kvm_clock_data){.clock = 77000000000};
@@ -317,7 +320,8 @@ static void test_poll_control(void **state)
 /* 9: KVM_HC_CLOCK_PAIRING into 0x3000; 99: there is none. Both opcodes do. */
 GUEST16(hypercalls, "movl $9, %eax; movl $0x3000, %ebx; xorl %ecx, %ecx; vmcall; outl %eax, $0x10\n"
 		    "movl $99, %eax; vmmcall; outl %eax, $0x10\n"
-		    "movl $10, %eax; movl $1, %ebx; xorl %ecx, %ecx; xorl %edx, %edx; movl $0x50, %esi; vmcall; outl %eax, $0x10");
+		    "movl $10, %eax; movl $1, %ebx; xorl %ecx, %ecx; xorl %edx, %edx; movl $0x50, %esi; vmcall; "
+		    "outl %eax, $0x10");
 
 static void test_hypercalls(void **state)
 {
@@ -347,7 +351,8 @@ static void test_enforce(void **state)
 	struct {
 		struct kvm_cpuid2 head;
 		struct kvm_cpuid_entry2 e[2];
-	} c = {.head.nent = 2, .e = {{.function = 1, .edx = 0x20 | 1 << 9}, {.function = 0x40000000, .eax = 0x40000001}}};
+	} c = {.head.nent = 2, .e = {{.function = 1, .edx = 0x20 | 1 << 9},
+				     {.function = 0x40000000, .eax = 0x40000001}}};
 
 	ioc_ok(m->vcpu, KVM_SET_CPUID2, &c);
 	ioc_ok(m->vcpu, KVM_ENABLE_CAP, &cap);

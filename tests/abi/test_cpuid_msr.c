@@ -108,7 +108,10 @@ static void test_guest_sees(void **state)
 	abi_destroy(&m);
 }
 
-/* The system attribute: state components that a guest can be given; CPUID's leaf 0xd names the same (SDM vol. 1, 13.2). */
+/*
+ * The system attribute: state components that a guest can be given; CPUID's leaf 0xd names the same (SDM vol. 1,
+ * 13.2).
+ */
 static void test_system_attr(void **state)
 {
 	static struct cpuid_buffer b;
@@ -235,7 +238,8 @@ static void test_apic_base(void **state)
 
 /* --- To the client ----------------------------------------------------------------------------------------- */
 
-GUEST16(rdmsr_out, "movl $0x12345, %ecx; rdmsr; outl %eax, $0x10; movl $0x55, %eax; movl $0x66, %edx; wrmsr; outb %al, $0x11");
+GUEST16(rdmsr_out, "movl $0x12345, %ecx; rdmsr; outl %eax, $0x10; movl $0x55, %eax; movl $0x66, %edx; wrmsr; "
+		   "outb %al, $0x11");
 
 static void test_unknown_to_client(void **state)
 {
@@ -265,7 +269,8 @@ static void test_unknown_to_client(void **state)
 	abi_run_to_out(m, 0x77);
 }
 
-GUEST16(efer, "movl $0xc0000080, %ecx; rdmsr; outl %eax, $0x10; movl $0x174, %ecx; movl $9, %eax; xorl %edx, %edx; wrmsr\n"
+GUEST16(efer, "movl $0xc0000080, %ecx; rdmsr; outl %eax, $0x10; movl $0x174, %ecx; movl $9, %eax; xorl %edx, %edx; "
+	      "wrmsr\n"
 	      "rdmsr; outl %eax, $0x10");
 
 static void test_filter(void **state)

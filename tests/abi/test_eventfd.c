@@ -165,7 +165,8 @@ static void test_ioeventfd_bad(void **state)
 /* The PICs at vectors 0x20 and 0x28, IR4 open; the handler of IR4 says so and ends the interrupt. */
 GUEST16(pic, "cli; movb $0x11, %al; outb %al, $0x20; movb $0x20, %al; outb %al, $0x21; movb $4, %al; outb %al, $0x21\n"
 	     "movb $1, %al; outb %al, $0x21; movb $0xef, %al; outb %al, $0x21; sti; outb %al, $0x10; 1: hlt; jmp 1b\n"
-	     ".org pic + 0x100; pushw %ax; movb $0x24, %al; outb %al, $0x99; movb $0x20, %al; outb %al, $0x20; popw %ax; iret");
+	     ".org pic + 0x100; pushw %ax; movb $0x24, %al; outb %al, $0x99; movb $0x20, %al; outb %al, $0x20; "
+	     "popw %ax; iret");
 
 static void load_pic(struct abi_vm *m)
 {

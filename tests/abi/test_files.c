@@ -90,7 +90,10 @@ static void test_lifetime(void **state)
 	munmap(m.mem, ABI_MEM_SIZE);
 }
 
-/* What is left behind by plain close(2) is found at the next close, and memory is given back: many rounds do not pile up. */
+/*
+ * What is left behind by plain close(2) is found at the next close, and memory is given back: many rounds do not pile
+ * up.
+ */
 static void test_many(void **state)
 {
 	int sys = kvm->open();

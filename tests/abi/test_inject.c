@@ -5,7 +5,8 @@
 #define HANDLER(n) (0x4000 + (n) * 16)
 static void handler(struct abi_vm *m, unsigned vector)
 {
-	u8 code[] = {0x50, 0xb0, (u8)vector, 0xe6, 0x20, 0x58, 0xcf}; /* push ax; mov al, n; out 0x20, al; pop ax; iret */
+	/* push ax; mov al, n; out 0x20, al; pop ax; iret */
+	u8 code[] = {0x50, 0xb0, (u8)vector, 0xe6, 0x20, 0x58, 0xcf};
 
 	memcpy(m->mem + HANDLER(vector), code, sizeof(code));
 	abi_vector(m, vector, HANDLER(vector));
@@ -216,8 +217,10 @@ static void test_set_tpr(void **state)
 	s.cr3 = 0x10000;
 	s.cr4 = 0x20;
 	s.efer = 0x500;
-	s.cs = (struct kvm_segment){.selector = 8, .limit = 0xffffffff, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
-	s.ss = (struct kvm_segment){.selector = 16, .limit = 0xffffffff, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
+	s.cs = (struct kvm_segment){.selector = 8, .limit = 0xffffffff, .type = 11, .present = 1, .s = 1, .l = 1,
+				    .g = 1};
+	s.ss = (struct kvm_segment){.selector = 16, .limit = 0xffffffff, .type = 3, .present = 1, .s = 1, .db = 1,
+				    .g = 1};
 	ioc_ok(m->vcpu, KVM_SET_SREGS, &s);
 	ioc_ok(m->vcpu, KVM_SET_REGS, &r);
 	/* Raising it concerns nobody; lowering it may let an interrupt in that the client holds. */

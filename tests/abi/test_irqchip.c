@@ -198,7 +198,8 @@ static void test_routing(void **state)
 	ioc_err(m->vm, KVM_SET_GSI_ROUTING, &r, EINVAL);
 	r.e[0] = (struct kvm_irq_routing_entry){.gsi = 5000, .type = KVM_IRQ_ROUTING_MSI};
 	ioc_err(m->vm, KVM_SET_GSI_ROUTING, &r, EINVAL);
-	r.e[0] = (struct kvm_irq_routing_entry){.gsi = 3, .type = KVM_IRQ_ROUTING_IRQCHIP, .u.irqchip = {KVM_IRQCHIP_IOAPIC, 24}};
+	r.e[0] = (struct kvm_irq_routing_entry){.gsi = 3, .type = KVM_IRQ_ROUTING_IRQCHIP,
+						.u.irqchip = {KVM_IRQCHIP_IOAPIC, 24}};
 	ioc_err(m->vm, KVM_SET_GSI_ROUTING, &r, EINVAL);
 	r.head.flags = 1;
 	ioc_err(m->vm, KVM_SET_GSI_ROUTING, &r, EINVAL);
@@ -223,7 +224,8 @@ static u64 cpu_ms(void)
 	struct rusage r;
 
 	getrusage(RUSAGE_SELF, &r);
-	return (u64)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1000 + (u64)(r.ru_utime.tv_usec + r.ru_stime.tv_usec) / 1000;
+	return (u64)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1000 +
+		(u64)(r.ru_utime.tv_usec + r.ru_stime.tv_usec) / 1000;
 }
 
 static void *raise_later(void *arg)
@@ -253,7 +255,8 @@ static void test_halt(void **state)
 }
 
 /* LAPIC timer: divide by 1, periodic, 20 ms at KVM's 1 GHz bus clock. */
-GUEST16(timer, "cli; movl $0xfee00000, %ebx; movl $0x1ff, 0xf0(%ebx); movl $0xb, 0x3e0(%ebx); movl $0x20050, 0x320(%ebx)\n"
+GUEST16(timer, "cli; movl $0xfee00000, %ebx; movl $0x1ff, 0xf0(%ebx); movl $0xb, 0x3e0(%ebx); "
+	       "movl $0x20050, 0x320(%ebx)\n"
 	       "movl $20000000, 0x380(%ebx); sti; 1: hlt; jmp 1b\n"
 	       ".org timer + 0x100; outb %al, $0x99; movl $0, 0xb0(%ebx); iret");
 
@@ -277,7 +280,8 @@ static void test_timer_halted(void **state)
 }
 
 /* The same while the guest is busy: the timer interrupts the running vCPU. */
-GUEST16(busy, "cli; movl $0xfee00000, %ebx; movl $0x1ff, 0xf0(%ebx); movl $0xb, 0x3e0(%ebx); movl $0x20050, 0x320(%ebx)\n"
+GUEST16(busy, "cli; movl $0xfee00000, %ebx; movl $0x1ff, 0xf0(%ebx); movl $0xb, 0x3e0(%ebx); "
+	      "movl $0x20050, 0x320(%ebx)\n"
 	      "movl $20000000, 0x380(%ebx); sti; 1: incl %ecx; jmp 1b\n"
 	      ".org busy + 0x100; outb %al, $0x99; movl $0, 0xb0(%ebx); iret");
 
@@ -294,7 +298,8 @@ static void test_timer_running(void **state)
 
 /* Channel 0 of the PIT, 100 Hz, through IOAPIC pin 2, as KVM routes GSI 0. */
 GUEST16(pit_code, "cli; movl $0xfee00000, %ebx; movl $0x1ff, 0xf0(%ebx)\n"
-		  "movb $0x34, %al; outb %al, $0x43; movb $0x9c, %al; outb %al, $0x40; movb $0x2e, %al; outb %al, $0x40\n"
+		  "movb $0x34, %al; outb %al, $0x43; movb $0x9c, %al; outb %al, $0x40; movb $0x2e, %al; "
+		  "outb %al, $0x40\n"
 		  "sti; 1: hlt; jmp 1b\n"
 		  ".org pit_code + 0x100; outb %al, $0x99; movl $0, 0xb0(%ebx); iret");
 
@@ -314,7 +319,8 @@ static void test_pit(void **state)
 }
 
 /* The client's PIC with KVM's LAPIC: KVM_INTERRUPT is an ExtINT. */
-GUEST16(extint, "movl $0xfee00000, %ebx; movl $0x1ff, 0xf0(%ebx); movl $0x700, 0x350(%ebx); sti; 1: outb %al, $0x10; jmp 1b\n"
+GUEST16(extint, "movl $0xfee00000, %ebx; movl $0x1ff, 0xf0(%ebx); movl $0x700, 0x350(%ebx); sti; 1: outb %al, $0x10; "
+		"jmp 1b\n"
 		".org extint + 0x100; outb %al, $0x99; iret");
 
 static void test_split(void **state)

@@ -199,7 +199,8 @@ static void test_fault(void **state)
 /* --- Dirty logs --------------------------------------------------------------------------------------------- */
 
 /* Writes to the first page and to page BX of 0x80000. */
-GUEST16(dirty, "movw $0x8000, %ax; movw %ax, %fs; 1: movl $1, %fs:0; shll $12, %ebx; movb $1, %fs:(%ebx); outb %al, $0x10; jmp 1b");
+GUEST16(dirty, "movw $0x8000, %ax; movw %ax, %fs; 1: movl $1, %fs:0; shll $12, %ebx; movb $1, %fs:(%ebx); "
+	       "outb %al, $0x10; jmp 1b");
 
 static void run_dirty(struct abi_vm *m, u64 page)
 {

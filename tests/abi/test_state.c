@@ -253,7 +253,8 @@ static void test_events(void **state)
 	struct kvm_vcpu_events e, got;
 
 	ioc_ok(m->vcpu, KVM_GET_VCPU_EVENTS, &e);
-	assert_int_equal(e.exception.injected | e.interrupt.injected | e.nmi.injected | e.nmi.pending | e.nmi.masked, 0);
+	assert_int_equal(e.exception.injected | e.interrupt.injected | e.nmi.injected | e.nmi.pending | e.nmi.masked,
+			 0);
 	e.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
 	e.nmi.pending = 1;
 	e.nmi.masked = 1;

@@ -6,16 +6,13 @@
  * Prints "name value unit" lines. ANYKVM_TEST_KVM=sys takes the real /dev/kvm.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "anykvm.h"
 #include "monitor/kvm_if_sys.h"
@@ -28,8 +25,9 @@
 #define END_PORT 0x10
 
 /* RCX holds the count. */
-#define GUEST(name, code)                                                                                              \
-	__asm__(".pushsection .rodata\n" #name ":\n" code "\nout %al, $0x10\n2: jmp 2b\n" #name "_end:\n.popsection\n");  \
+#define GUEST(name, code)                                                                  \
+	__asm__(".pushsection .rodata\n" #name ":\n" code "\nout %al, $0x10\n2: jmp 2b\n"  \
+		#name "_end:\n.popsection\n");                                             \
 	extern const char name[], name##_end[]
 
 GUEST(alu, "1: add %rcx, %rax\nxor %rax, %rdx\nlea (%rdx,%rax), %rbx\nrol $3, %rbx\nsub %rbx, %rsi\nimul %rbx, %rdx\n"
@@ -37,9 +35,11 @@ GUEST(alu, "1: add %rcx, %rax\nxor %rax, %rdx\nlea (%rdx,%rax), %rbx\nrol $3, %r
 GUEST(mem, "1: mov (%rdi), %rax\nadd %rcx, 8(%rdi)\nmov %rax, 64(%rdi)\npush %rax\nmovzbl 3(%rdi), %ebx\npop %rdx\n"
 	   "dec %rcx\njnz 1b");
 GUEST(call, "1: call 3f\ntest %eax, %eax\ndec %rcx\njnz 1b\njmp 4f\n3: push %rbx\nmov %ecx, %eax\npop %rbx\nret\n4:");
-GUEST(sse, "1: movups (%rdi), %xmm0\npaddd %xmm1, %xmm0\npxor %xmm0, %xmm2\nmulps %xmm3, %xmm4\nmovups %xmm0, 16(%rdi)\n"
+GUEST(sse, "1: movups (%rdi), %xmm0\npaddd %xmm1, %xmm0\npxor %xmm0, %xmm2\nmulps %xmm3, %xmm4\n"
+	   "movups %xmm0, 16(%rdi)\n"
 	   "dec %rcx\njnz 1b");
-GUEST(copy, "mov %rcx, %rbx\n1: mov $0x200000, %esi\nmov $0x400000, %edi\nmov $0x10000, %ecx\nrep movsb\ndec %rbx\njnz 1b");
+GUEST(copy, "mov %rcx, %rbx\n1: mov $0x200000, %esi\nmov $0x400000, %edi\nmov $0x10000, %ecx\nrep movsb\ndec %rbx\n"
+	    "jnz 1b");
 GUEST(pio_out, "1: out %al, $0x80\ndec %rcx\njnz 1b");
 GUEST(mmio_out, "mov $0xd0000000, %edi\n1: mov %eax, (%rdi)\ndec %rcx\njnz 1b");
 GUEST(pio_in, "1: in $0x21, %al\ndec %rcx\njnz 1b");
@@ -165,7 +165,8 @@ int main(int argc, char **argv)
 		measure(b->code, b->end, count / 10 + 1); /* warm */
 		double seconds = measure(b->code, b->end, count), rounds = (double)count * b->per_round;
 
-		printf("%s %.1f %s\n", b->name, *b->unit == 'M' ? rounds / seconds / 1e6 : seconds * 1e9 / rounds, b->unit);
+		printf("%s %.1f %s\n", b->name, *b->unit == 'M' ? rounds / seconds / 1e6 : seconds * 1e9 / rounds,
+		       b->unit);
 	}
 	return 0;
 }

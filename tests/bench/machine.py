@@ -20,7 +20,8 @@ class Machine:
 	def __init__(self, command, log):
 		self.log = open(log, "wb")
 		self.started = time.monotonic()
-		self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, bufsize=0)
+		self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+						stderr=self.log, bufsize=0)
 		self.pending = b""
 		self.arrived = self.started
 		self.running.add(self)
@@ -73,7 +74,7 @@ class Machine:
 			rows.append((match[2], match[3], int(match[4])))
 
 	def resident_kib_beyond_ram(self):
-		"""Of everything but the guest's RAM, which is the one mapping of its size. Pages mapped twice count once (Pss)."""
+		"""Of all but the guest's RAM, which is the one mapping of its size. Pages mapped twice count once."""
 		size = total = 0
 		for line in open(f"/proc/{self.process.pid}/smaps"):
 			if line.startswith("Size:"):
@@ -102,9 +103,9 @@ class Machine:
 def command(engine, build, kernel, initrd=None, cpus=1):
 	"""How @engine starts @kernel."""
 	if engine in ("interp", "jit"):
-		return [f"{build}/anykvm", "run", "--accel", "soft", "--engine", engine, "-m", f"{MEMORY_MIB}M", "-c", str(cpus),
-			"-k", kernel, "-a", "quiet loglevel=1"] + (["-i", initrd] if initrd else [])
+		return [f"{build}/anykvm", "run", "--accel", "soft", "--engine", engine, "-m", f"{MEMORY_MIB}M",
+			"-c", str(cpus), "-k", kernel, "-a", "quiet loglevel=1"] + (["-i", initrd] if initrd else [])
 	cpu = {"tcg": "qemu64", "tcg-max": "max"}[engine]
-	return ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", cpu, "-m", str(MEMORY_MIB), "-smp", str(cpus),
-		"-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot", "-kernel", kernel] + (
+	return ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", cpu, "-m", str(MEMORY_MIB),
+		"-smp", str(cpus), "-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot", "-kernel", kernel] + (
 		["-initrd", initrd, "-append", "console=ttyS0 panic=-1 quiet loglevel=1"] if initrd else [])

@@ -1,5 +1,5 @@
-# Benchmarks. Included by the top Makefile. A file of tests/bench is a program for the host, on the library; guest/*.c are
-# one static program that runs in guests and on the host alike, for any x86-64 processor; first.S is a kernel.
+# Benchmarks. Included by the top Makefile. A file of tests/bench is a program for the host, on the library; guest/*.c
+# are one static program that runs in guests and on the host alike, for any x86-64 processor; first.S is a kernel.
 bench_programs := $(patsubst %.c,$B/%,$(wildcard tests/bench/*.c)) $B/tests/bench/guestbench $B/tests/bench/first.elf
 bench_guest_obj := $(patsubst %.c,$B/%.o,$(wildcard tests/bench/guest/*.c))
 

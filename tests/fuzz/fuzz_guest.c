@@ -1,9 +1,9 @@
 /*
  * Guests in any state: every mode, registers, descriptor tables, page tables and code made of plausible pieces with
  * arbitrary changes. What is looked for: host accesses outside of guest memory, which lies between inaccessible pages,
- * what the sanitizers find, runs that do not end when they are asked to, derived state that has gone stale, and what the
- * lockstep engine finds: translated code that does not do what the interpreter does. The translator's code cache is a
- * small one here, so that it fills up again and again.
+ * what the sanitizers find, runs that do not end when they are asked to, derived state that has gone stale, and what
+ * the lockstep engine finds: translated code that does not do what the interpreter does. The translator's code cache is
+ * a small one here, so that it fills up again and again.
  */
 #include <signal.h>
 #include <stdlib.h>

@@ -140,6 +140,7 @@ static void step(struct vm *vm, struct input *in)
 	static const u16 ports[] = { 0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1, 0x40, 0x41, 0x42, 0x43, 0x61, 0x60 };
 	u8 op = number(in, 1), arg = number(in, 1);
 	struct vcpu *v = &vm->cpu[arg % CPUS];
+	unsigned size = op & 16 ? 1 : 1 + (op >> 6); /* of a port */
 	bool write = arg & 0x80;
 	u64 value;
 	int vector;
@@ -149,7 +150,8 @@ static void step(struct vm *vm, struct input *in)
 		access_memory(vm, v, (v->l.base_msr & ~0xfffull) + number(in, 1) * 16, 4, number(in, 4), write);
 		break;
 	case 1:
-		access_memory(vm, v, (v->l.base_msr & ~0xfffull) + number(in, 2), 1 + (arg >> 3 & 7), number(in, 8), write);
+		access_memory(vm, v, (v->l.base_msr & ~0xfffull) + number(in, 2), 1 + (arg >> 3 & 7), number(in, 8),
+			      write);
 		break;
 	case 2: /* an IOAPIC register through its window */
 		access_memory(vm, v, IOAPIC_DEFAULT_BASE, 4, number(in, 1), true);
@@ -165,9 +167,9 @@ static void step(struct vm *vm, struct input *in)
 	case 5:
 		value = number(in, 4);
 		if (write)
-			irqchip_pio_write(&vm->chip, ports[arg % ARRAY_SIZE(ports)], &value, op & 16 ? 1 : 1 + (op >> 6));
+			irqchip_pio_write(&vm->chip, ports[arg % ARRAY_SIZE(ports)], &value, size);
 		else
-			irqchip_pio_read(&vm->chip, ports[arg % ARRAY_SIZE(ports)], &value, op & 16 ? 1 : 1 + (op >> 6));
+			irqchip_pio_read(&vm->chip, ports[arg % ARRAY_SIZE(ports)], &value, size);
 		break;
 	case 6:
 		irqchip_set_irq(&vm->chip, op >> 5, arg & 0x1f, write);

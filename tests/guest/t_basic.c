@@ -61,7 +61,8 @@ static void test_pushes(void)
 
 	for (int n = 0; n < 2; n++) /* with the page in the TLB, too */
 		asm volatile("movq %%rsp, %%r12; leaq -0x200(%%rsp), %%rsp; movq $0x1234567, (%%rsp)\n"
-			     "movl $55, %%r11d; leaq 8(%%rsp), %%r10; movq %%r10, %3; andq $-16, %%rsp; pushq -8(%%r10); pushq %%r11\n"
+			     "movl $55, %%r11d; leaq 8(%%rsp), %%r10; movq %%r10, %3; andq $-16, %%rsp; "
+			     "pushq -8(%%r10); pushq %%r11\n"
 			     "pushq %%r10; pushq $77; popq %%rax; popq %2; popq %1; popq %0; movq %%r12, %%rsp"
 			     : "=&r"(ret), "=&r"(between), "=&r"(r10), "=&r"(top)
 			     : : "rax", "r10", "r11", "r12", "memory", "cc");

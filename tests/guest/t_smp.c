@@ -360,7 +360,8 @@ static void test_poke(void)
 
 /* Counters in a page whose code everyone executes: all writes there are looked at by the engine. */
 asm(".text\n.balign 4096\nbeside_code: lock incl beside_count(%rip); movl $1, %eax\n"
-    "lock xaddl %eax, beside_count+4(%rip); lock incl beside_count+11(%rip); ret\n.balign 64\nbeside_count: .skip 64\n.balign 4096\n");
+    "lock xaddl %eax, beside_count+4(%rip); lock incl beside_count+11(%rip); ret\n.balign 64\nbeside_count: .skip 64\n"
+    ".balign 4096\n");
 extern volatile u8 beside_count[];
 
 static void do_beside_code(int cpu)

@@ -114,7 +114,8 @@ static void test_shadow(void)
 	SHADOW("sti; cli; nop; nop; sti; incq %%rax\n.globl s3\ns3: nop; cli", s3, "STI, CLI: nothing comes between");
 	SHADOW("sti; sti\n.globl s4\ns4: nop; nop; cli", s4, "STI, STI: the second has no shadow");
 	SHADOW("pushq $0x202; popfq\n.globl s5\ns5: nop; nop; cli", s5, "POPF: no shadow");
-	SHADOW("jmp 1f; .balign 4096; .skip 4095; 1: sti; nop\n.globl s6\ns6: nop; cli", s6, "STI at the end of a page");
+	SHADOW("jmp 1f; .balign 4096; .skip 4095; 1: sti; nop\n.globl s6\ns6: nop; cli", s6,
+	       "STI at the end of a page");
 	SHADOW("sti; jmp 1f; nop\n.globl s7\n1: s7: nop; nop; cli", s7, "STI, JMP: at its target");
 	SHADOW("sti; ud2\n.globl s8\ns8: nop; nop; cli", s8, "STI, a fault: at the return from its handler");
 	trap_table[6] = 0;
@@ -169,7 +170,8 @@ static void test_registers(void)
 {
 	u64 a, b, c, high;
 
-	asm volatile("movq $0x12345678, %%rax; movq %%rax, %%cr2; movq %%cr2, %%r13; movq %%r13, %0; movq %%cr2, %%rsi; "
+	asm volatile("movq $0x12345678, %%rax; movq %%rax, %%cr2; movq %%cr2, %%r13; movq %%r13, %0; "
+		     "movq %%cr2, %%rsi; "
 		     "movq %%rsi, %1" : "=m"(a), "=m"(b) : : "rax", "r13", "rsi");
 	check(a == 0x12345678 && b == a, "MOV from CR2");
 	a = rdtsc();
@@ -200,7 +202,8 @@ static void test_bits(void)
 		     : "=&q"(c1), "=&q"(c2), "=&q"(c3), "=&q"(c4)
 		     : "r"(-1ll), "r"(-65), "r"(64ll + 5), "r"((short)-128), "m"(m[4]) : "cc", "memory");
 	check(c1 == 1 && !c2 && !c3 && !c4, "BT, BTS, BTC: the bit as it was");
-	check(m[2] == (1ull << 63 | 1) && m[5] == 1 << 5 && m[3] == 1ull << 63 && !m[4], "... to either side of the operand");
+	check(m[2] == (1ull << 63 | 1) && m[5] == 1 << 5 && m[3] == 1ull << 63 && !m[4],
+	      "... to either side of the operand");
 	asm volatile("cmpl %%eax, %%eax; btrq %2, %3; setz %0; lock btrq %4, %3; setz %1"
 		     : "=&q"(c1), "=&q"(c2) : "r"(-1ll), "m"(m[4]), "r"(69ll) : "cc", "memory");
 	check(c1 == 1 && c2 == 1 && !m[3] && !m[5], "BTR leaves ZF");
@@ -257,7 +260,8 @@ static void test_compare_exchange(void)
 		     : "=&q"(z1), "=&q"(z2), "+a"(a), "+d"(d) : "m"(m[0]), "b"(3ll), "c"(4ll) : "cc", "memory");
 	check(z1 == 1 && z2 == 0 && m[0] == 3 && m[1] == 4 && a == 3 && d == 4, "CMPXCHG16B");
 	EXPECT("cmpxchg16b (%0)", "r"(TEST_VA + 9 * 4096 + 8));
-	check(trap_last.vector == 13 && trap_last.error == 0, "CMPXCHG16B misaligned: #GP, also where nothing is mapped");
+	check(trap_last.vector == 13 && trap_last.error == 0,
+	      "CMPXCHG16B misaligned: #GP, also where nothing is mapped");
 	EXPECT("cmpxchg16b (%0)", "r"(TEST_VA + 9 * 4096));
 	check(trap_last.vector == 14 && trap_last.error == 2, "CMPXCHG16B is a write");
 }

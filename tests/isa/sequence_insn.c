@@ -164,7 +164,8 @@ static bool pick_insn(const struct gen *g, struct test_case *t)
 {
 	u64 k = rng_below(100);
 	unsigned mode = g->p->bits == 64 ? CODE64 : CODE32;
-	enum kind kind = k < (g->vectors ? 20 : 55) ? INTEGER : k < 80 ? VECTOR : k < 84 ? OTHER : k < 87 ? FPU_IN_C : IN_C;
+	u64 integer = g->vectors ? 20 : 55;
+	enum kind kind = k < integer ? INTEGER : k < 80 ? VECTOR : k < 84 ? OTHER : k < 87 ? FPU_IN_C : IN_C;
 
 	if (g->x87)
 		kind = k < 20 ? INTEGER : k < 35 ? VECTOR : k < 80 ? OTHER : k < 94 ? FPU_IN_C : IN_C;

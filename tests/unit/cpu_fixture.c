@@ -20,7 +20,8 @@ int fixture_setup(void **state)
 	memset(f->high, 0, PAGE_SIZE);
 	memset(f->rom, 0x5a, PAGE_SIZE);
 	f->map->nr = 3;
-	f->map->slot[0] = (struct gpa_slot){.gpa = 0, .size = RAM_SIZE, .hva = f->ram, .flags = GPA_LOG_DIRTY, .dirty = f->dirty};
+	f->map->slot[0] = (struct gpa_slot){.gpa = 0, .size = RAM_SIZE, .hva = f->ram, .flags = GPA_LOG_DIRTY,
+					    .dirty = f->dirty};
 	f->map->slot[1] = (struct gpa_slot){.gpa = ROM_GPA, .size = PAGE_SIZE, .hva = f->rom, .flags = GPA_READONLY};
 	f->map->slot[2] = (struct gpa_slot){.gpa = HIGH_GPA, .size = PAGE_SIZE, .hva = f->high};
 	f->next_table = 0x800000;
@@ -128,6 +129,7 @@ void set_cpl(struct cpu *c, unsigned cpl)
 
 u64 make_desc(u32 base, u32 limit, u32 attr)
 {
-	return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)(attr & 0xf0ff) << 40 | (u64)(limit >> 16 & 15) << 48 |
+	return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)(attr & 0xf0ff) << 40 |
+	       (u64)(limit >> 16 & 15) << 48 |
 	       (u64)(base >> 24) << 56;
 }

@@ -65,7 +65,10 @@ u64 get(struct fixture *f, u64 gpa, unsigned size);
 enum paging { PAGING_32, PAGING_PAE, PAGING_4, PAGING_5 };
 /* Turns @paging on with empty tables, by setting the registers directly. */
 void paging_on(struct fixture *f, enum paging paging);
-/* Maps the page of 1 << @page_bits bytes at @la to @gpa; @upper and @leaf are flags of the entries besides P. Returns the leaf's address. */
+/*
+ * Maps the page of 1 << @page_bits bytes at @la to @gpa; @upper and @leaf are flags of the entries besides P. Returns
+ * the leaf's address.
+ */
 u64 map_page(struct fixture *f, enum paging paging, u64 la, u64 gpa, unsigned page_bits, u64 upper, u64 leaf);
 
 #define P_W BIT64(1)
@@ -79,7 +82,10 @@ u64 map_page(struct fixture *f, enum paging paging, u64 la, u64 gpa, unsigned pa
 /* Sets CPL by the hidden part of SS, as no instruction could, and derives the rest. */
 void set_cpl(struct cpu *c, unsigned cpl);
 
-/* A code or data descriptor; @attr are bits 8 to 23 of its upper half as in the SDM's figure: type, S, DPL, P, AVL, L, D/B, G. */
+/*
+ * A code or data descriptor; @attr are bits 8 to 23 of its upper half as in the SDM's figure: type, S, DPL, P, AVL,
+ * L, D/B, G.
+ */
 u64 make_desc(u32 base, u32 limit, u32 attr);
 #define D_CODE 0x1a      /* S, code, readable */
 #define D_DATA 0x12      /* S, data, writable */

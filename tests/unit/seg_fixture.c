@@ -117,7 +117,8 @@ void enter_vm86(struct fixture *f)
 	c->rflags |= FL_VM;
 	for (unsigned n = SEG_ES; n <= SEG_GS; n++) {
 		u16 selector = (u16)(0x100 + n * 0x10);
-		c->seg[n] = (struct segment){.base = (u64)selector << 4, .limit = 0xffff, .selector = selector, .type = 3,
+		c->seg[n] = (struct segment){.base = (u64)selector << 4, .limit = 0xffff, .selector = selector,
+					     .type = 3,
 					     .present = 1, .dpl = 3, .s = 1};
 	}
 	c->gpr[RSP] = 0x4000;

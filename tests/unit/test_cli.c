@@ -57,7 +57,8 @@ static enum escape_action feed(const char *in, size_t step, char *out)
 
 	for (size_t i = 0; i < n;) {
 		size_t got;
-		size_t taken = escape_filter(&e, (const u8 *)in + i, MIN(step, n - i), (u8 *)out + total, &got, &action);
+		size_t taken = escape_filter(&e, (const u8 *)in + i, MIN(step, n - i), (u8 *)out + total, &got,
+					     &action);
 
 		assert_true(taken > 0);
 		i += taken;

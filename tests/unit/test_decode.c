@@ -216,7 +216,8 @@ static void compare_operands(const ZydisDecodedInstruction *z, const ZydisDecode
 	if ((z->raw.imm[0].value.u ^ i->imm) << unused & (is4 ? BIT64(63) - 1 : ~0ull))
 		report("immediate", z, i, b, bits);
 	/* A signed one is sign-extended as far as the operation reaches. */
-	if (z->raw.imm[0].is_signed && i->opsize * 8 > z->raw.imm[0].size && (s64)(i->imm << unused) >> unused != (s64)i->imm)
+	if (z->raw.imm[0].is_signed && i->opsize * 8 > z->raw.imm[0].size &&
+	    (s64)(i->imm << unused) >> unused != (s64)i->imm)
 		report("sign of the immediate", z, i, b, bits);
 }
 

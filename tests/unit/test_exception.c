@@ -247,7 +247,8 @@ static void test_gate_faults(void **state)
 	set_idt(f, 0x30, S_CODE0, HANDLER, G_INT32, 0, 0);
 	DELIVERY_FAULT(c, VEC_GP, IDT_ERROR(0x30), soft(0x30));
 	set_idt(f, VEC_BP, S_CODE0, HANDLER, G_INT32, 0, 0);
-	DELIVERY_FAULT(c, VEC_GP, IDT_ERROR(VEC_BP), (struct event){.type = EV_SOFTEXC, .vector = VEC_BP, .insn_len = 1});
+	DELIVERY_FAULT(c, VEC_GP, IDT_ERROR(VEC_BP),
+		       (struct event){.type = EV_SOFTEXC, .vector = VEC_BP, .insn_len = 1});
 	/* Not present. */
 	put(f, IDT + 0x30 * 8, 8, make_gate(S_CODE0, HANDLER, G_INT32, 3, 0) & ~BIT64(47));
 	DELIVERY_FAULT(c, VEC_NP, IDT_ERROR(0x30), soft(0x30));
@@ -347,7 +348,8 @@ static void test_merge(void **state)
 		assert_int_equal(out.vector, VEC_GP);
 	}
 	/* The second page fault's address is in CR2 when both become a #DF. */
-	struct event pf = {.type = EV_EXCEPTION, .vector = VEC_PF, .has_error = true, .has_payload = true, .payload = 0x1234};
+	struct event pf = {.type = EV_EXCEPTION, .vector = VEC_PF, .has_error = true, .has_payload = true,
+			   .payload = 0x1234};
 	c->delivering = pf;
 	assert_true(event_merge(c, &pf, &out));
 	assert_int_equal(out.vector, VEC_DF);
@@ -365,7 +367,8 @@ static void test_debug_event(void **state)
 	c->dr6 = 0xffff0ff0 | BIT64(0) | BIT64(15);
 	c->dr7 |= BIT64(13);
 	/* B0 to B3 are those of this exception, the others collect; GD is cleared; a trap pushes no RF. */
-	DELIVER(c, (struct event){.type = EV_EXCEPTION, .vector = VEC_DB, .has_payload = true, .payload = BIT64(14) | BIT64(2)});
+	DELIVER(c, (struct event){.type = EV_EXCEPTION, .vector = VEC_DB, .has_payload = true,
+				  .payload = BIT64(14) | BIT64(2)});
 	assert_int_equal(c->dr6, 0xffff0ff0 | BIT64(2) | BIT64(14) | BIT64(15));
 	assert_int_equal(c->dr7, 0x400);
 	assert_int_equal(frame(f, 4, 2), FL_FIXED1 | FL_IF);

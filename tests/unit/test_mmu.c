@@ -200,7 +200,8 @@ static u32 expect(const struct cpu *c, unsigned cpl, const struct rights *r, enu
 		ok = acc == ACC_READ || r->w || !(c->cr0 & CR0_WP);
 	}
 	bool fetch_bit = (c->cr4 & CR4_SMEP) || (c->efer & EFER_NX);
-	return ok ? 0 : PF_P | (acc == ACC_WRITE ? PF_W : 0) | (cpl == 3 ? PF_U : 0) | (acc == ACC_EXEC && fetch_bit ? PF_I : 0);
+	return ok ? 0 : PF_P | (acc == ACC_WRITE ? PF_W : 0) | (cpl == 3 ? PF_U : 0) |
+			(acc == ACC_EXEC && fetch_bit ? PF_I : 0);
 }
 
 static void access_once(struct cpu *c, u64 la, enum access acc)
@@ -240,7 +241,8 @@ static void check_all_modes(struct fixture *f, const u64 *la, const struct right
 		u32 got = how ? c->fault.error : 0;
 		if ((how != 0) != (want != 0) || got != want)
 			fail_msg("page u%d w%d nx%d: cpl %u access %d wp %d smap %d smep %d ac %d: error %#x, not %#x",
-				 rights[n].u, rights[n].w, rights[n].nx, cpl, acc, !!(c->cr0 & CR0_WP), !!(c->cr4 & CR4_SMAP),
+				 rights[n].u, rights[n].w, rights[n].nx, cpl, acc, !!(c->cr0 & CR0_WP),
+				 !!(c->cr4 & CR4_SMAP),
 				 !!(c->cr4 & CR4_SMEP), !!(c->rflags & FL_AC), got, want);
 	}
 }
@@ -249,6 +251,7 @@ static void test_rights(void **state)
 {
 	/* Rights are the AND of all levels: each is taken away above, or in the leaf. */
 	static const enum paging modes[] = {PAGING_32, PAGING_PAE, PAGING_4, PAGING_5};
+	static const unsigned levels[] = {[PAGING_32] = 2, [PAGING_PAE] = 3, [PAGING_4] = 4, [PAGING_5] = 5};
 
 	for (unsigned m = 0; m < ARRAY_SIZE(modes); m++) {
 		struct fixture *f;
@@ -268,13 +271,14 @@ static void test_rights(void **state)
 				/* A directory of its own for each: 1 GiB apart would be too far for 32 bits. */
 				la[nr] = 0x400000ull * (up + 8) + leaf * 0x1000;
 				map_page(f, modes[m], la[nr], 0x10000 + nr * 0x1000ull, 12, P_W | P_U, leaf_flags);
-				rights[nr] = (struct rights){up & leaf & 1, (up & leaf & 2) != 0, ((up | leaf) & 4) != 0};
+				rights[nr] = (struct rights){up & leaf & 1, (up & leaf & 2) != 0,
+							     ((up | leaf) & 4) != 0};
 				/* Now the flags of the page directory's entry alone. */
 				unsigned shift = modes[m] == PAGING_32 ? 22 : 21, bytes = modes[m] == PAGING_32 ? 4 : 8;
 				u64 table = f->cpu.cr3 & ~0xfffull;
-				for (unsigned level = modes[m] == PAGING_32 ? 2 : modes[m] == PAGING_PAE ? 3 : modes[m] == PAGING_4 ? 4 : 5;
-				     level > 2; level--)
-					table = get(f, table + (la[nr] >> (12 + 9 * (level - 1)) & 511) * 8, 8) & 0xffffffffff000ull;
+				for (unsigned level = levels[modes[m]]; level > 2; level--)
+					table = get(f, table + (la[nr] >> (12 + 9 * (level - 1)) & 511) * 8, 8) &
+						0xffffffffff000ull;
 				u64 at = table + (la[nr] >> shift & (bytes == 4 ? 1023 : 511)) * bytes;
 				put(f, at, bytes, (get(f, at, bytes) & ~(P_U | P_W | P_NX)) | upper_flags);
 				nr++;

@@ -14,7 +14,8 @@ static struct kvm_cpuid2 *offer(bool amd)
 {
 	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + CPUID_MAX_ENTRIES * sizeof(c->entries[0]));
 	const struct kvm_cpuid_entry2 entries[] = {
-		{.function = 0, .eax = 0x1f, .ebx = amd ? 0x68747541 : 0x756e6547, .ecx = amd ? 0x444d4163 : 0x6c65746e},
+		{.function = 0, .eax = 0x1f, .ebx = amd ? 0x68747541 : 0x756e6547,
+		 .ecx = amd ? 0x444d4163 : 0x6c65746e},
 		{.function = 1, .ebx = 0xff100800, .ecx = 0x00200000},
 		{.function = 4, .index = 0, .flags = 1, .eax = amd ? 0 : 0xfc004121},
 		{.function = 4, .index = 3, .flags = 1, .eax = amd ? 0 : 0xfc1fc163},

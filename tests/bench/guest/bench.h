@@ -15,12 +15,14 @@ struct bench_test {
 	unsigned ops;	   /* operations in one unit: what the time is divided by for people */
 	unsigned procs;	   /* this many processes do the same at once; 0: one, kept on one processor */
 	void (*setup)(void); /* not timed; may be NULL, like teardown */
-	uint64_t (*unit)(void); /* the work, about 1 to 20 ms of a host; returns the same sum each time, on every machine */
+	/* the work, about 1 to 20 ms of a host; returns the same sum each time, on every machine */
+	uint64_t (*unit)(void);
 	void (*teardown)(void);
 };
 
 /* Each ends with a row without a name. */
-extern const struct bench_test integer_tests[], memory_tests[], fp_tests[], kernel_tests[], program_tests[], smp_tests[];
+extern const struct bench_test integer_tests[], memory_tests[], fp_tests[], kernel_tests[], program_tests[],
+	smp_tests[];
 
 /* Ends the program with a message: a benchmark that cannot do its work has no time to tell. */
 void bench_fail(const char *what) __attribute__((noreturn));

@@ -89,7 +89,8 @@ static void sha_block(uint32_t h[8], const unsigned char *p)
 
 static uint64_t sha_unit(void)
 {
-	uint32_t h[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+	uint32_t h[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
+			 0x5be0cd19};
 
 	for (size_t i = 0; i < sizeof(sha_data); i += 64)
 		sha_block(h, sha_data + i);
@@ -144,7 +145,8 @@ static const int16_t sieve[][4] = {
 
 static uint64_t bytecode_once(void)
 {
-	static const void *const labels[] = {&&set, &&add, &&mul, &&less, &&load, &&store, &&addi, &&jz, &&jmp, &&mov, &&end};
+	static const void *const labels[] = {&&set, &&add, &&mul, &&less, &&load, &&store, &&addi, &&jz, &&jmp, &&mov,
+					     &&end};
 	static unsigned char memory[4000];
 	int64_t r[8] = {0};
 	const int16_t *i = sieve[0];

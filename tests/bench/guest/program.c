@@ -85,7 +85,8 @@ static void text_setup(void)
 	while (written < TEXT_SIZE) {
 		uint64_t r = bench_random(&random);
 
-		written += (size_t)fprintf(f, "%s%c", vocabulary[(r & 0xffff) * (r >> 48) % 500], r & 0xf0000 ? ' ' : '\n');
+		written += (size_t)fprintf(f, "%s%c", vocabulary[(r & 0xffff) * (r >> 48) % 500],
+					   r & 0xf0000 ? ' ' : '\n');
 	}
 	fclose(f);
 }
@@ -119,7 +120,8 @@ static uint64_t shell(void)
 {
 	static const char *const argv[] = {"/bin/busybox", "sh", "-c",
 					   "i=0; s=; while [ $i -lt 1000 ]; do i=$((i + 1)); "
-					   "case $i in *99) s=$s$(echo $i);; *00) /bin/busybox true;; *) t=${s#9}${i%1};; esac; "
+					   "case $i in *99) s=$s$(echo $i);; *00) /bin/busybox true;; "
+					   "*) t=${s#9}${i%1};; esac; "
 					   "done; echo $s $t",
 					   NULL};
 
