@@ -179,11 +179,9 @@ void jit_block_kill(struct jit *j, struct jit_block *b)
 		if (l->to == b)
 			jit_link_set(j, l, NULL);
 	b->incoming = NULL;
-	/* One that is not fixed may have been entered at several addresses, which are alike up to the page. */
-	for (u64 n = b->rip & (b->fixed ? (1u << JUMP_BITS) - 1 : ~PAGE_MASK); n < 1u << JUMP_BITS;
-	     n += b->fixed ? 1u << JUMP_BITS : PAGE_SIZE)
-		if (j->jump[n].code == b->entry)
-			j->jump[n] = (struct jump_entry){0};
+	/* What the jump cache has of it leads on, by way of its entry. */
+	struct emit e = {.p = (u8 *)(b->entry - (u64)j->e.rx), .rx = j->e.rx};
+	emit_jmp(&e, j->stub_miss);
 }
 
 unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size)

@@ -56,12 +56,14 @@ static void sync_epochs(struct jit *j)
 	}
 }
 
+/* In the upper 16 bits, which are all alike in RIP, what must be the same too. */
 static u64 epoch_at(const struct jit *j, unsigned mode)
 {
 	unsigned index = mode & (JIT_MODE_32 - 1);
 	bool super = index != MMU_USER && index != MMU_USER_ALIGN;
 
-	return (u64)(j->epoch_nr[super] << 4 | (mode & 15)) << JIT_EPOCH_SHIFT;
+	/* The lower half is for the hash alone. */
+	return (u64)(j->epoch_nr[super] << 4 | (mode & 15)) << JIT_EPOCH_SHIFT | j->epoch_nr[super];
 }
 
 /* With AC clear, and where SYSCALL leads to an address that a key can hold. */
@@ -91,9 +93,6 @@ static void sync_levels(struct jit *j)
 		j->level[n].epoch = epoch_at(j, j->level[n].mmu_index);
 }
 
-/*
- * A key of the jump cache is RIP with its upper 16 bits, which are all alike, XORed with what must be the same too.
- */
 void jit_sync(struct jit *j)
 {
 	struct cpu *c = j->cpu;
@@ -255,10 +254,10 @@ static void jit_code_write(struct cpu *c, const struct gpa_slot *slot, u64 gpa, 
 /* From now on generated code finds @b at cpu->rip by itself. */
 static void remember(struct jit *j, const struct jit_block *b)
 {
-	u64 rip = j->cpu->rip;
+	u64 rip = j->cpu->rip, key = rip ^ j->epoch;
 
 	if (rip >> 47 == 0 || rip >> 47 == 0x1ffff)
-		j->jump[rip & ((1u << JUMP_BITS) - 1)] = (struct jump_entry){rip ^ j->epoch, b->entry};
+		j->jump[jit_jump_index(key)] = (struct jump_entry){key, b->entry};
 }
 
 static struct jit_block *jit_get(struct jit *j, struct jit_link **link)

@@ -120,9 +120,20 @@ struct jit_mark {
 };
 #define JIT_MARKS (1u << 14)
 
+/*
+ * Where generated code finds the block for a RIP that only the run tells. A key is RIP XORed with jit.epoch, which stands
+ * for the address space and the mode; its place is a hash of its lower half, since code is aligned, and processes have the
+ * same addresses.
+ */
 struct jump_entry {
 	u64 key, code;
 };
+#define JUMP_HASH 0x61c88647u
+
+static inline unsigned jit_jump_index(u64 key)
+{
+	return (u32)key * JUMP_HASH >> (32 - JUMP_BITS);
+}
 
 struct jit {
 	struct block_cache bc; /* first: see engine/loop.h */
@@ -130,7 +141,7 @@ struct jit {
 
 	/* Read and written by generated code. */
 	u16 flags;             /* AH of LAHF in the high byte, OF in the low one */
-	u64 epoch;             /* XORed into the keys of the jump cache: see jit_sync() */
+	u64 epoch;             /* XORed into the keys of the jump cache */
 	u64 page_rip;          /* see jit_place */
 	u64 exit_code;         /* why generated code returned: JIT_EXIT_* or the link */
 	u64 c_stack;           /* RSP at entry */
@@ -216,6 +227,11 @@ static inline struct jit *jit_of(struct cpu *c)
 
 /* stubs.c */
 void jit_make_stubs(struct jit *j);
+/*
+ * Goes on at the RIP in S0, of which @user code notes the page. Each place has a jump of its own, for the host to predict.
+ * The target is entered with the key in S0.
+ */
+void jit_emit_jump(struct jit *j, bool user);
 
 /* tr_system.c: the stubs of SYSCALL and SYSRET. */
 void jit_make_system_stubs(struct jit *j);

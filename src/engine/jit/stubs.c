@@ -82,35 +82,35 @@ static void make_exit(struct jit *j)
 	emit_jmp(e, j->stub_link);
 }
 
-/* Jumped to with the guest's next RIP in S0, after whatever may have changed the mode; flags are in jit->flags. */
-static void make_indirect(struct jit *j)
+void jit_emit_jump(struct jit *j, bool user)
 {
 	struct emit *e = &j->e;
 
-	j->stub_indirect = emit_here(e);
-	emit_mov_rr(e, S1, S0);
-	emit_bytes(e, "\x49\x81\xe7", 3); /* and r15, PAGE_MASK */
-	emit32(e, PAGE_MASK);
-	emit_store_abs(e, S1, &j->page_rip);
-	emit_mov_rr(e, S1, S0);
-	emit8(e, 0x41); /* and r15d, (1 << JUMP_BITS) - 1 */
-	emit8(e, 0x81);
-	emit8(e, 0xe7);
-	emit32(e, (1u << JUMP_BITS) - 1);
-	emit8(e, 0x41); /* shl r15d, 4 */
-	emit8(e, 0xc1);
-	emit8(e, 0xe7);
-	emit8(e, 4);
-	emit_ra(e, 1, 0x33, S0, &j->epoch); /* xor */
+	if (user) {
+		emit_mov_rr(e, S1, S0);
+		emit_bytes(e, "\x49\x81\xe7", 3); /* and r15, PAGE_MASK */
+		emit32(e, PAGE_MASK);
+		emit_store_abs(e, S1, &j->page_rip);
+	}
+	emit_ra(e, 1, 0x33, S0, &j->epoch);    /* xor */
+	emit_bytes(e, "\x45\x69\xfe", 3);      /* imul r15d, r14d, JUMP_HASH */
+	emit32(e, JUMP_HASH);
+	emit_bytes(e, "\x41\xc1\xef", 3);      /* shr r15d: what jit_jump_index() says, times 16 */
+	emit8(e, 32 - JUMP_BITS - 4);
+	emit_bytes(e, "\x41\x81\xe7", 3);      /* and r15d */
+	emit32(e, ((1u << JUMP_BITS) - 1) << 4);
 	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->jump[0].key); /* cmp */
-	u8 *miss = emit_jcc(e, CC_NE);
-	emit8(e, 0x41); /* jmp [r15 + code] */
-	emit8(e, 0xff);
-	emit8(e, 0xa7);
+	emit_bytes(e, "\x0f\x85", 2);          /* jne */
+	emit_rel32(e, j->stub_miss);
+	emit_bytes(e, "\x41\xff\xa7", 3);      /* jmp [r15 + code] */
 	emit32(e, (u64)&j->jump[0].code);
-	emit_patch(miss, e->p);
+}
 
-	/* With the key in S0. */
+/* Jumped to with the key in S0: it is not in the jump cache, or its block is dead. */
+static void make_miss(struct jit *j)
+{
+	struct emit *e = &j->e;
+
 	j->stub_miss = emit_here(e);
 	emit_ra(e, 1, 0x33, S0, &j->epoch);
 	emit_store_abs(e, S0, &j->cpu->rip);
@@ -124,6 +124,10 @@ static void make_indirect(struct jit *j)
 	emit_bytes(e, "\x41\xff\xe6", 3); /* jmp r14 */
 	emit_patch(none, e->p);
 	emit_jmp(e, j->stub_exit);
+
+	/* Jumped to with the guest's next RIP in S0, after whatever may have changed the mode; flags are in jit->flags. */
+	j->stub_indirect = emit_here(e);
+	jit_emit_jump(j, true);
 }
 
 /* Called with the site in S1: runs the instruction in C. Returns, or leaves the block when C says so. */
@@ -230,7 +234,7 @@ void jit_make_stubs(struct jit *j)
 	jit_make_fpu_stubs(j);
 	make_enter(j);
 	make_exit(j);
-	make_indirect(j);
+	make_miss(j);
 	make_helper(j, &j->stub_helper, false);
 	make_helper(j, &j->stub_end_helper, true);
 	make_fpu_ready(j);

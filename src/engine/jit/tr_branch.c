@@ -6,35 +6,9 @@ static bool same_page(const struct tr *t, jit_place place)
 	return ((place ^ (t->b->fixed ? t->b->rip : 0)) & PAGE_MASK) == 0;
 }
 
-/*
- * Each place has a jump of its own, for the host to predict. What user code needs to know of the page is noted on
- * the way.
- */
 void tr_emit_lookup(struct tr *t)
 {
-	struct emit *e = t->e;
-	struct jit *j = t->j;
-
-	if (tr_is_user(t)) {
-		emit_mov_rr(e, S1, S0);
-		emit_bytes(e, "\x49\x81\xe7", 3); /* and r15, PAGE_MASK */
-		emit32(e, PAGE_MASK);
-		emit_store_abs(e, S1, &j->page_rip);
-	}
-	if (j->bmi2) {
-		emit_bytes(e, "\xc4\x43\x7b\xf0\xfe\x1c", 6); /* rorx r15d, r14d, 32 - 4 */
-	} else {
-		emit_rr(e, 0, 0x8b, S1, S0);
-		emit_bytes(e, "\x41\xc1\xe7\x04", 4); /* shl r15d, 4 */
-	}
-	emit_bytes(e, "\x41\x81\xe7", 3); /* and r15d, ((1 << JUMP_BITS) - 1) << 4 */
-	emit32(e, ((1u << JUMP_BITS) - 1) << 4);
-	emit_ra(e, 1, 0x33, S0, &j->epoch); /* xor */
-	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->jump[0].key); /* cmp */
-	emit_bytes(e, "\x0f\x85", 2); /* jne */
-	emit_rel32(e, j->stub_miss);
-	emit_bytes(e, "\x41\xff\xa7", 3); /* jmp [r15 + code] */
-	emit32(e, (u64)&j->jump[0].code);
+	jit_emit_jump(t->j, tr_is_user(t));
 }
 
 /*
