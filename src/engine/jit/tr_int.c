@@ -123,8 +123,7 @@ static bool emit_bit(struct tr *t, unsigned n, const struct insn *i)
 
 	if (!i->is_mem || i->addrsize != 8)
 		return false;
-	/* The bit number must be cut, which costs the flags; or have a register of its own. */
-	if (i->lock ? tr_flags_needed(t, n) != 0 : !test && tr_in_memory(i->reg))
+	if (!i->lock && !test && tr_in_memory(i->reg))
 		return false;
 	tr_flags_to_slot(t, tr_flags_needed(t, n));
 	emit_bit_address(t, i);
@@ -133,6 +132,11 @@ static bool emit_bit(struct tr *t, unsigned n, const struct insn *i)
 		emit_rr(e, 0, 0x8b, S1, tr_use_gpr(t, i->reg, S1));
 		emit_bytes(e, "\x41\x83\xe7", 3); /* and r15d, bits - 1 */
 		emit8(e, 8u * i->opsize - 1);
+		if (tr_flags_needed(t, n)) {
+			emit_store_abs(e, S1, &t->j->target);
+			tr_flags_to_host(t, n, S1);
+			emit_load_abs(e, S1, &t->j->target);
+		}
 		emit_bit_op(t, i, S1, S0, true);
 	} else if (test) {
 		emit_bit_load(t, i);

@@ -267,7 +267,7 @@ static bool emit_rdtsc(struct tr *t, unsigned n, const struct insn *i)
 	return true;
 }
 
-/* --- FS and GS base, control registers ------------------------------------------------------------------------------- */
+/* --- FS and GS base, selectors, control registers ------------------------------------------------------------------------------- */
 
 /* The general register @g becomes the value at @at. */
 static void emit_load_gpr(struct tr *t, unsigned g, unsigned w, const void *at)
@@ -334,6 +334,37 @@ static bool emit_wrfsbase(struct tr *t, unsigned n, const struct insn *i)
 static bool emit_wrgsbase(struct tr *t, unsigned n, const struct insn *i)
 {
 	return write_base(t, n, i, SEG_GS);
+}
+
+static bool emit_mov_from_seg(struct tr *t, unsigned n, const struct insn *i)
+{
+	struct emit *e = t->e;
+	const u16 *selector;
+
+	if ((i->reg & 7) > SEG_GS)
+		return false;
+	selector = &t->j->cpu->seg[i->reg & 7].selector;
+	bool word = i->is_mem || i->opsize == 2, in_gpr = !i->is_mem && !tr_in_memory(i->rm);
+	struct slow_path *s = NULL;
+	if (i->is_mem) {
+		if (tr_check_needed(t, i, AT_OPERAND))
+			tr_flags_to_slot(t, tr_flags_needed(t, n));
+		s = tr_emit_operand(t, i);
+	}
+	unsigned to = in_gpr && !word ? tr_host_of(i->rm) : S1;
+	emit_rex(e, 0, to, 0); /* movzx to, word [selector] */
+	emit_bytes(e, "\x0f\xb7", 2);
+	emit_modrm_abs(e, to, selector);
+	if (word)
+		emit8(e, 0x66);
+	if (i->is_mem)
+		emit_rm_disp(e, 0, 0x89, S1, S0, 0);
+	else if (!in_gpr)
+		emit_ra(e, !word, 0x89, S1, &t->j->cpu->gpr[i->rm]);
+	else if (word)
+		emit_rr(e, 0, 0x8b, tr_host_of(i->rm), S1);
+	tr_slow_done(t, s);
+	return true;
 }
 
 /* NULL: not one that is a plain value. */
@@ -521,6 +552,7 @@ static const struct tr_row system_rows[] = {
 	{&sem_wrfsbase, emit_wrfsbase},
 	{&sem_wrgsbase, emit_wrgsbase},
 	{&sem_mov_from_cr, emit_mov_from_cr},
+	{&sem_mov_from_seg, emit_mov_from_seg},
 	{&sem_syscall, emit_syscall},
 	{&sem_sysret, emit_sysret},
 	{NULL, NULL},

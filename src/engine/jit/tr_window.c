@@ -230,7 +230,7 @@ void tr_find_windows(struct tr *t)
 			return;
 		if (tr_is_jcc(i) || (r->sem == &sem_nop && r->class_ == CLASS_COPY) || follow_stack(t, &f, n))
 			continue;
-		if (r->class_ == CLASS_COPY || r->sem == &sem_div || r->sem == &sem_idiv) {
+		if (r->class_ == CLASS_COPY || r->sem == &sem_div || r->sem == &sem_idiv || r->sem == &sem_mov_from_seg) {
 			note_operand(t, &f, n);
 			follow_copy(&f, i, t->word);
 		} else {
