@@ -301,9 +301,9 @@ static void invpcid(struct cpu *c, const struct insn *i)
 	u64 type = g_get(c, i, c->code_bits == 64 ? 8 : 4), d[2];
 
 	mem_read_block(c, i->seg, insn_la(c, i, 16, ACC_READ), d, 16);
-	if (type > 3)
+	if (type > 3 || d[0] >> 12)
 		raise_gp0(c);
-	if (type < 2 && ((d[0] >> 12) || (d[0] && !(c->cr4 & CR4_PCIDE))))
+	if (type < 2 && d[0] && !(c->cr4 & CR4_PCIDE))
 		raise_gp0(c);
 	if (type == 0 && !la_canonical(c, d[1]))
 		raise_gp0(c);
