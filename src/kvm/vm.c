@@ -137,32 +137,18 @@ static long set_gsi_routing(struct vm *vm, unsigned long arg)
 	return r;
 }
 
-static long get_irqchip(struct vm *vm, unsigned long arg)
+static long irqchip_state(struct vm *vm, unsigned long arg, bool set)
 {
-	struct kvm_irqchip chip;
+	struct kvm_irqchip chip; /* to get one, too, it says which */
 
 	if (IN(chip))
 		return -EFAULT;
 	if (!pic_in_kernel(vm))
 		return -ENXIO;
 	pthread_mutex_lock(&vm->irq_lock);
-	int r = irqchip_get_state(&vm->irqchip, &chip);
+	int r = set ? irqchip_set_state(&vm->irqchip, &chip) : irqchip_get_state(&vm->irqchip, &chip);
 	pthread_mutex_unlock(&vm->irq_lock);
-	return r ? r : OUT(chip);
-}
-
-static long set_irqchip(struct vm *vm, unsigned long arg)
-{
-	struct kvm_irqchip chip;
-
-	if (IN(chip))
-		return -EFAULT;
-	if (!pic_in_kernel(vm))
-		return -ENXIO;
-	pthread_mutex_lock(&vm->irq_lock);
-	int r = irqchip_set_state(&vm->irqchip, &chip);
-	pthread_mutex_unlock(&vm->irq_lock);
-	return r;
+	return r || set ? r : OUT(chip);
 }
 
 /* @size: of kvm_pit_state2, or of kvm_pit_state, which is its beginning. */
@@ -267,9 +253,8 @@ static long ioctl_irq(struct vm *vm, unsigned cmd, unsigned long arg)
 	case KVM_IRQFD:
 		return IN(u.irqfd) ? -EFAULT : LOCKED(vm, vm_irqfd(vm, &u.irqfd));
 	case KVM_GET_IRQCHIP:
-		return get_irqchip(vm, arg);
 	case KVM_SET_IRQCHIP:
-		return set_irqchip(vm, arg);
+		return irqchip_state(vm, arg, cmd == KVM_SET_IRQCHIP);
 	case KVM_GET_PIT:
 	case KVM_SET_PIT:
 		return pit_state(vm, arg, sizeof(struct kvm_pit_state), cmd == KVM_SET_PIT);
