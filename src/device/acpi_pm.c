@@ -23,7 +23,6 @@ enum { EVENT_REGION, CONTROL_REGION, TIMER_REGION };
 #define CNT_SLP_TYP 0x1c00u
 #define CNT_SLP_TYP_SHIFT 10
 #define CNT_SLP_EN 0x2000u
-#define SLP_TYP_S5 5
 
 struct acpi_pm {
 	u16 status, enable, control;
@@ -83,7 +82,7 @@ static void write_control(struct device *d, u16 value)
 	struct acpi_pm *s = d->state;
 
 	s->control = value & (CNT_BM_RLD | CNT_SLP_TYP);
-	if ((value & CNT_SLP_EN) && (value & CNT_SLP_TYP) >> CNT_SLP_TYP_SHIFT == SLP_TYP_S5)
+	if ((value & CNT_SLP_EN) && (value & CNT_SLP_TYP) >> CNT_SLP_TYP_SHIFT == ACPI_PM_SLP_TYP_S5)
 		board_stop(d->board, STOP_POWEROFF, 0);
 }
 

@@ -14,4 +14,7 @@ extern const struct device_ops reset_ctl_ops;  /* one port: reset control regist
 extern const struct device_ops debug_exit_ops; /* one port: a byte written ends the run with that status */
 extern const struct device_ops debugcon_ops;   /* one port: bytes for the console (0xe9) */
 
+/* SLP_TYP that acpi_pm turns the machine off by, which \_S5 must tell the guest. It ignores others. */
+#define ACPI_PM_SLP_TYP_S5 5
+
 #endif

@@ -62,12 +62,7 @@
 #define PLATFORM_PM1A_CNT_LEN 2
 #define PLATFORM_PM_TMR_PORT 0x608
 #define PLATFORM_PM_TMR_LEN 4
-#define PLATFORM_PM_TMR_HZ 3579545
-#define PLATFORM_PM_TMR_BITS 32
 #define PLATFORM_SCI_IRQ 9 /* level, active high */
-
-/* SLP_TYP of the soft-off state, as \_S5 tells the guest. Others are ignored. */
-#define PLATFORM_SLP_TYP_S5 5
 
 /* The IOAPIC's identification and first GSI; the PIT (IRQ 0) is wired to pin 2. */
 #define PLATFORM_IOAPIC_ID 0

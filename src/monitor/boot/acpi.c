@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "device/devices.h"
 #include "monitor/boot/aml.h"
 #include "monitor/boot/load.h"
 #include "monitor/platform.h"
@@ -244,7 +245,7 @@ static u64 put_dsdt(struct writer *w, const struct acpi_config *config)
 	aml_name(&a, "_S5_");
 	size_t s5 = aml_package(&a, 4);
 
-	aml_integer(&a, PLATFORM_SLP_TYP_S5);
+	aml_integer(&a, ACPI_PM_SLP_TYP_S5);
 	aml_integer(&a, 0); /* SLP_TYPb: no PM1b block */
 	aml_integer(&a, 0);
 	aml_integer(&a, 0);
@@ -298,7 +299,7 @@ static u64 put_fadt(struct writer *w, u64 facs, u64 dsdt)
 		.century = PLATFORM_RTC_CENTURY,
 		.iapc_boot_arch = BOOT_LEGACY_DEVICES | BOOT_NO_VGA | (PLATFORM_HAS_KEYBOARD ? BOOT_8042 : 0),
 		.flags = FADT_WBINVD | FADT_PROC_C1 | FADT_NO_PWR_BUTTON | FADT_NO_SLP_BUTTON | FADT_NO_FIX_RTC |
-			 FADT_RESET_REG | FADT_HEADLESS | (PLATFORM_PM_TMR_BITS == 32 ? FADT_TMR_VAL_EXT : 0),
+			 FADT_RESET_REG | FADT_HEADLESS | FADT_TMR_VAL_EXT,
 		.reset_reg = io_gas(PLATFORM_RESET_PORT, 1, ACCESS_BYTE),
 		.reset_value = PLATFORM_RESET_VALUE,
 	};
