@@ -374,11 +374,10 @@ struct cpu {
 	/* Likewise: a signal has interrupted guest code, with this ucontext_t; the registers must be brought up to date. */
 	void (*host_fault)(struct cpu *c, const void *context);
 	struct cpu_journal *journal; /* the engine's, or NULL */
-	void *owner;     /* the kvm room's vcpu */
 
 	/* Counters for people. */
 	struct {
-		u64 insns, blocks, tlb_misses, tlb_flushes, exits[NR_EXIT_REASON], injections;
+		u64 insns, tlb_misses, tlb_flushes, exits[NR_EXIT_REASON], injections;
 	} stat;
 };
 

@@ -256,14 +256,9 @@ static inline bool insn_gate_open(const struct cpu *c, const struct insn_row *r)
 
 /*
  * Raises what stands before the execution of @r itself: #UD for a closed gate or a mode without it, #GP(0) for
- * A_CPL0 (SDM vol. 3A, 6.9: the decoding faults come first). Needed only for rows where insn_is_checked().
+ * A_CPL0 (SDM vol. 3A, 6.9: the decoding faults come first).
  */
 void insn_check(struct cpu *c, const struct insn_row *r);
-
-static inline bool insn_is_checked(const struct insn_row *r)
-{
-	return r->isa != ISA_BASE || r->space != ENC_LEGACY || (r->attr & (A_CPL0 | A_PROT));
-}
 
 static inline u64 insn_next(const struct cpu *c, const struct insn *i)
 {

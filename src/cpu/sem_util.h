@@ -64,11 +64,6 @@
 
 /* --- Operands ------------------------------------------------------------------------------------- */
 
-static ALWAYS_INLINE u64 size_mask(unsigned size)
-{
-	return size == 8 ? ~0ull : (1ull << 8 * size) - 1;
-}
-
 static ALWAYS_INLINE u64 host_load(const void *p, unsigned size)
 {
 	u64 v = 0;

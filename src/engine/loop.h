@@ -28,7 +28,6 @@ static inline void loop_exec(struct cpu *c, const struct block *b, unsigned n)
 	u64 rip = c->rip;
 
 	c->code_page = (u64)b->code & PAGE_MASK;
-	c->stat.blocks++;
 	c->stat.insns += n;
 	for (; i != last; i++) {
 		c->insn = i;

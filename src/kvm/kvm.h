@@ -133,7 +133,6 @@ struct vm {
 	pthread_cond_t quiet;                /* with quiet_lock: some vCPU has taken notice of map_gen */
 	_Atomic u32 quiet_waiters;           /* [a] */
 	u32 manual_dirty;                    /* [S] KVM_DIRTY_LOG_* */
-	u64 tss_addr, identity_addr;         /* [L] */
 	u64 nr_mmu_pages;                    /* [L] kept for KVM_GET_NR_MMU_PAGES */
 
 	/* Devices. */
@@ -183,11 +182,6 @@ static inline bool lapic_in_kernel(const struct vcpu *v)
 static inline bool pic_in_kernel(const struct vm *vm)
 {
 	return atomic_load_explicit(&vm->irqchip_mode, memory_order_relaxed) == IRQCHIP_KERNEL;
-}
-
-static inline struct vcpu *cpu_vcpu(struct cpu *c)
-{
-	return container_of(c, struct vcpu, cpu);
 }
 
 static inline bool vm_quirk(const struct vm *vm, u32 quirk)

@@ -48,7 +48,6 @@ static int vcpu_init(struct vcpu *v, struct vm *vm, u32 id)
 	v->vm = vm;
 	v->id = id;
 	v->extint_vector = -1;
-	v->cpu.owner = v;
 	v->cpu.immediate_exit = &never_exit;
 	v->cpu.tsc_ratio = BIT64(48);
 	pthread_mutex_init(&v->mutex, NULL);

@@ -205,14 +205,6 @@ static long set_boot_cpu_id(struct vm *vm, u32 id)
 	return 0;
 }
 
-static long set_identity_map(struct vm *vm, u64 addr)
-{
-	if (atomic_load(&vm->nr_vcpus))
-		return -EINVAL;
-	vm->identity_addr = addr ? addr : 0xfffbc000;
-	return 0;
-}
-
 static long set_tsc_khz(struct vm *vm, u32 khz)
 {
 	if (atomic_load(&vm->nr_vcpus))
@@ -296,12 +288,10 @@ static long ioctl_memory(struct vm *vm, unsigned cmd, unsigned long arg)
 		return IN(u.zone) ? -EFAULT : vm_unregister_coalesced(vm, &u.zone);
 	case KVM_IOEVENTFD:
 		return IN(u.ioeventfd) ? -EFAULT : vm_ioeventfd(vm, &u.ioeventfd);
-	case KVM_SET_TSS_ADDR: /* of pages that Intel's real mode needs; this one does not */
-		if (arg > 0xffffffff - 3 * PAGE_SIZE)
-			return -EINVAL;
-		return LOCKED(vm, (vm->tss_addr = arg, 0));
+	case KVM_SET_TSS_ADDR: /* these two name pages that Intel's real mode needs; this one does not */
+		return arg > 0xffffffff - 3 * PAGE_SIZE ? -EINVAL : 0;
 	case KVM_SET_IDENTITY_MAP_ADDR:
-		return IN(u.addr) ? -EFAULT : LOCKED(vm, set_identity_map(vm, u.addr));
+		return IN(u.addr) ? -EFAULT : LOCKED(vm, atomic_load(&vm->nr_vcpus) ? -EINVAL : 0);
 	case KVM_SET_NR_MMU_PAGES:
 		if ((u32)arg < 64)
 			return -EINVAL;
