@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "base/bits.h"
+
 static void entry_clear(struct tlb_entry *e, unsigned i)
 {
 	e->tag_r = e->tag_w = e->tag_x = tag_none(i);
@@ -12,24 +14,12 @@ static bool entry_empty(const struct tlb_entry *e, unsigned i)
 	return e->tag_r == tag_none(i) && e->tag_w == tag_none(i) && e->tag_x == tag_none(i);
 }
 
-static bool bit_get(const u8 *map, unsigned i)
-{
-	return map[i / 8] >> i % 8 & 1;
-}
-
 /* Before any number of entries change. */
 static void tell(struct cpu *c)
 {
 	c->tlbs->nr_victims = 0;
 	if (c->journal)
 		c->journal->tlb_flush(c);
-}
-
-static void bit_set(u8 *map, unsigned i, bool to)
-{
-	u8 bit = (u8)BIT(i % 8);
-
-	map[i / 8] = (u8)(to ? map[i / 8] | bit : map[i / 8] & ~bit);
 }
 
 /* An entry as the journal names it. */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bits.h"
 #include "kvm/kvm.h"
 #include "kvm/uaccess.h"
 
@@ -294,7 +295,7 @@ bool vm_msr_allowed(struct vm *vm, u32 index, bool write)
 		u32 bit = index - f->range[n].base;
 
 		if (index >= f->range[n].base && bit < f->range[n].nmsrs && (f->range[n].flags & type)) {
-			allowed = f->range[n].bitmap[bit / 8] >> (bit % 8) & 1;
+			allowed = bit_get(f->range[n].bitmap, bit);
 			break;
 		}
 	}

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bits.h"
 #include "cpu/mmu.h"
 
 static struct undo *undo_of(const struct cpu *c)
@@ -86,8 +87,8 @@ static void on_tlb_entry(struct cpu *c, unsigned idx, unsigned i)
 		return;
 	}
 	u->entry[u->nr_entries++] = (struct undo_entry){
-		.idx = (u8)idx, .i = (u16)i, .global = c->tlbs->global[idx][i / 8] >> i % 8 & 1,
-		.noted = c->tlbs->noted[idx][i / 8] >> i % 8 & 1, .old = c->tlbs->e[idx][i],
+		.idx = (u8)idx, .i = (u16)i, .global = bit_get(c->tlbs->global[idx], i),
+		.noted = bit_get(c->tlbs->noted[idx], i), .old = c->tlbs->e[idx][i],
 	};
 }
 
@@ -109,11 +110,10 @@ static void tlb_restore(struct undo *u, struct cpu *c)
 		memcpy(t, u->tlb, sizeof(*t));
 	while (u->nr_entries) {
 		const struct undo_entry *e = &u->entry[--u->nr_entries];
-		u8 bit = (u8)BIT(e->i % 8);
 
 		t->e[e->idx][e->i] = e->old;
-		t->global[e->idx][e->i / 8] = (u8)((t->global[e->idx][e->i / 8] & ~bit) | (e->global ? bit : 0));
-		t->noted[e->idx][e->i / 8] = (u8)((t->noted[e->idx][e->i / 8] & ~bit) | (e->noted ? bit : 0));
+		bit_set(t->global[e->idx], e->i, e->global);
+		bit_set(t->noted[e->idx], e->i, e->noted);
 	}
 	t->journal_n = u->journal_n;
 }
