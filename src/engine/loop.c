@@ -141,11 +141,6 @@ void loop_vcpu_put(struct cpu *c)
 	guard_set_cpu(NULL);
 }
 
-void loop_tlb_flush_all(struct cpu *c)
-{
-	tlb_flush_all(c);
-}
-
 void loop_inject(struct cpu *c, const struct event *e)
 {
 	c->inject = *e;

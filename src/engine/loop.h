@@ -56,13 +56,17 @@ out:
  */
 enum exit_reason loop_run(struct cpu *c, enum exit_reason (*blocks)(struct cpu *c));
 
-/* Members of struct x86_ops that are alike in every engine. */
-void loop_vcpu_load(struct cpu *c);
+/* Members of struct x86_ops. */
+void loop_vcpu_load(struct cpu *c); /* an engine's own calls it */
 void loop_vcpu_put(struct cpu *c);
-void loop_tlb_flush_all(struct cpu *c);
 void loop_inject(struct cpu *c, const struct event *e);
 void loop_enable_irq_window(struct cpu *c);
 void loop_enable_nmi_window(struct cpu *c);
 void loop_kick(struct cpu *c, u32 req);
+
+/* Those that are alike in every engine. */
+#define LOOP_OPS                                                                                                       \
+	.vcpu_put = loop_vcpu_put, .inject = loop_inject, .enable_irq_window = loop_enable_irq_window,                 \
+	.enable_nmi_window = loop_enable_nmi_window, .kick = loop_kick
 
 #endif

@@ -43,9 +43,8 @@ struct x86_ops {
 	 */
 	enum exit_reason (*run)(struct cpu *c);
 
-	/* Forgets translations: all of them, or those of one linear address. */
+	/* Forgets all translations. */
 	void (*tlb_flush_all)(struct cpu *c);
-	void (*tlb_flush_gva)(struct cpu *c, u64 gva);
 
 	/* To be delivered at the start of the next run. The caller has checked that it is allowed. */
 	void (*inject)(struct cpu *c, const struct event *e);

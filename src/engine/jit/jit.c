@@ -408,7 +408,7 @@ static void jit_tlb_flush_all(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
 
-	loop_tlb_flush_all(c);
+	tlb_flush_all(c);
 	j->hard_gen = ++j->client_gen;
 }
 
@@ -562,13 +562,8 @@ const struct x86_ops jit_x86_ops = {
 	.vcpu_create = jit_vcpu_create,
 	.vcpu_free = jit_vcpu_free,
 	.vcpu_load = jit_vcpu_load,
-	.vcpu_put = loop_vcpu_put,
 	.run = jit_run,
 	.tlb_flush_all = jit_tlb_flush_all,
-	.tlb_flush_gva = tlb_flush_page,
-	.inject = loop_inject,
-	.enable_irq_window = loop_enable_irq_window,
-	.enable_nmi_window = loop_enable_nmi_window,
-	.kick = loop_kick,
+	LOOP_OPS,
 	.stats = jit_stats,
 };

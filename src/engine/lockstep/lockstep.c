@@ -479,12 +479,7 @@ const struct x86_ops lockstep_x86_ops = {
 	.vcpu_create = lockstep_vcpu_create,
 	.vcpu_free = lockstep_vcpu_free,
 	.vcpu_load = lockstep_vcpu_load,
-	.vcpu_put = loop_vcpu_put,
 	.run = lockstep_run,
 	.tlb_flush_all = lockstep_tlb_flush_all,
-	.tlb_flush_gva = tlb_flush_page,
-	.inject = loop_inject,
-	.enable_irq_window = loop_enable_irq_window,
-	.enable_nmi_window = loop_enable_nmi_window,
-	.kick = loop_kick,
+	LOOP_OPS,
 };
