@@ -167,11 +167,12 @@ static const struct kvm_if *choose(enum accel accel)
 
 static void start_perf_map(const struct kvm_if *kvm)
 {
-	int r = kvm == &anykvm_kvm_if ? anykvm_perf_map() : 0;
-
-	if (kvm != &anykvm_kvm_if)
+	if (kvm != &anykvm_kvm_if) {
 		log_warn("--perf-map does nothing on " KVM_DEVICE_PATH);
-	else if (r)
+		return;
+	}
+	int r = anykvm_perf_map();
+	if (r)
 		log_warn("no names for perf: /tmp/perf-%d.map: %s", getpid(), strerror(-r));
 	else
 		log_info("guest code is named in /tmp/perf-%d.map", getpid());
