@@ -29,7 +29,7 @@ struct x86_ops {
 	int (*vm_init)(void **engine_vm);
 	void (*vm_destroy)(void *engine_vm);
 
-	/* The engine's part of a vCPU: cpu->engine. 0 or -ENOMEM. */
+	/* The engine's part of a vCPU: cpu->engine. 0 or -errno. */
 	int (*vcpu_create)(struct cpu *c);
 	void (*vcpu_free)(struct cpu *c);
 

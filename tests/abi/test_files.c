@@ -5,10 +5,12 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 GUEST16(halt, "hlt");
+GUEST16(out, "xorl %eax, %eax; outb %al, $0x80");
 
 static void test_open(void **state)
 {
@@ -137,6 +139,37 @@ static int child(struct abi_vm *m)
 	return kvm->close(m->vcpu) == 0 ? 0 : 3;
 }
 
+/* Where no descriptor is to be had: EMFILE, and all as it was. */
+static long without_descriptors(int fd, unsigned long request)
+{
+	struct rlimit old, none;
+
+	getrlimit(RLIMIT_NOFILE, &old);
+	none = old;
+	none.rlim_cur = 0;
+	setrlimit(RLIMIT_NOFILE, &none);
+	long r = ioc(fd, request, 0);
+	setrlimit(RLIMIT_NOFILE, &old);
+	return r;
+}
+
+static void test_descriptor_limit(void **state)
+{
+	struct abi_vm m;
+
+	abi_create_vm(&m, ABI_IRQCHIP);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(without_descriptors(m.sys, KVM_CREATE_VM), -EMFILE);
+		assert_int_equal(without_descriptors(m.vm, KVM_CREATE_VCPU), -EMFILE);
+		assert_int_equal(without_descriptors(m.vm, KVM_GET_STATS_FD), -EMFILE);
+	}
+	m.vcpu = abi_add_vcpu(&m, 0, &m.run);
+	assert_int_equal(without_descriptors(m.vcpu, KVM_GET_STATS_FD), -EMFILE);
+	ABI_LOAD(&m, out);
+	assert_int_equal(abi_run_to_out(&m, 0x80), 0);
+	abi_destroy(&m);
+}
+
 static void test_fork(void **state)
 {
 	struct abi_vm m;
@@ -230,7 +263,7 @@ int main(void)
 		cmocka_unit_test(test_open), cmocka_unit_test(test_unknown), cmocka_unit_test(test_not_ours),
 		cmocka_unit_test(test_lifetime), cmocka_unit_test(test_many), cmocka_unit_test(test_fork),
 		cmocka_unit_test(test_vcpus), cmocka_unit_test(test_shared_ring),
-		cmocka_unit_test(test_close_while_running),
+		cmocka_unit_test(test_close_while_running), cmocka_unit_test(test_descriptor_limit),
 	};
 
 	return cmocka_run_group_tests_name("files", tests, NULL, NULL);

@@ -19,20 +19,20 @@ int block_cache_init(struct block_cache *bc)
 	bc->pool = mmap(NULL, BLOCK_POOL_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (bc->pool == MAP_FAILED)
 		bc->pool = NULL;
-	if (!bc->table || !bc->pool || copy_arena_init(&bc->copy, COPY_ARENA_SIZE)) {
-		free(bc->table);
-		if (bc->pool)
-			munmap(bc->pool, BLOCK_POOL_SIZE);
-		return -ENOMEM;
-	}
-	return 0;
+	int r = bc->table && bc->pool ? copy_arena_init(&bc->copy, COPY_ARENA_SIZE) : -ENOMEM;
+	if (r)
+		block_cache_fini(bc);
+	return r;
 }
 
 void block_cache_fini(struct block_cache *bc)
 {
 	copy_arena_fini(&bc->copy);
 	free(bc->table);
-	munmap(bc->pool, BLOCK_POOL_SIZE);
+	if (bc->pool)
+		munmap(bc->pool, BLOCK_POOL_SIZE);
+	bc->table = NULL;
+	bc->pool = NULL;
 }
 
 void block_cache_flush(struct block_cache *bc)

@@ -37,6 +37,7 @@ struct block_cache {
 	u64 flushes;
 };
 
+/* 0 or -errno, with nothing to free; block_cache_fini() may be called all the same, and on one that is all zero. */
 int block_cache_init(struct block_cache *bc);
 void block_cache_fini(struct block_cache *bc);
 void block_cache_flush(struct block_cache *bc);

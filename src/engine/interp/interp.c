@@ -17,10 +17,11 @@ static int interp_hardware_setup(void)
 static int interp_vcpu_create(struct cpu *c)
 {
 	struct block_cache *bc = malloc(sizeof(*bc));
+	int r = bc ? block_cache_init(bc) : -ENOMEM;
 
-	if (!bc || block_cache_init(bc)) {
+	if (r) {
 		free(bc);
-		return -ENOMEM;
+		return r;
 	}
 	c->engine = bc;
 	return 0;
