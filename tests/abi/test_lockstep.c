@@ -5,6 +5,7 @@
 #include "abi.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define GPA 0x400000ull
@@ -104,10 +105,31 @@ static void test_one_vcpu(void **state)
 	assert_non_null(strstr(text, "one vCPU only"));
 }
 
+/* One whose creation failed is none. */
+static void test_another_try(void **state)
+{
+	struct rlimit old, none = {.rlim_cur = 0};
+	struct kvm_run *run;
+	struct abi_vm m;
+
+	abi_create_vm(&m, ABI_NO_IRQCHIP);
+	getrlimit(RLIMIT_NOFILE, &old);
+	none.rlim_max = old.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &none);
+	long r = ioc(m.vm, KVM_CREATE_VCPU, 0);
+	setrlimit(RLIMIT_NOFILE, &old);
+	assert_int_equal(r, -EMFILE);
+	m.vcpu = abi_add_vcpu(&m, 0, &run);
+	assert_true(m.vcpu >= 0);
+	munmap(run, m.run_size);
+	abi_destroy(&m);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, abi_teardown)
-	const struct CMUnitTest tests[] = {TEST(test_equal), TEST(test_difference), TEST(test_one_vcpu)};
+	const struct CMUnitTest tests[] = {TEST(test_equal), TEST(test_difference), TEST(test_one_vcpu),
+					   TEST(test_another_try)};
 
 	alarm(60);
 	if (!abi_is_ours()) {

@@ -32,9 +32,9 @@ struct lockstep {
 	u64 compared, skipped;
 };
 
-/* What the VM's vCPUs share: that there is only one. */
+/* What the VM's vCPUs share: that there is only one, or none. One is created at a time. */
 struct lockstep_vm {
-	_Atomic unsigned vcpus;
+	const struct cpu *vcpu;
 };
 
 static struct lockstep *lockstep_of(const struct cpu *c)
@@ -421,8 +421,7 @@ static int lockstep_vcpu_create(struct cpu *c)
 {
 	struct lockstep_vm *vm = c->engine_vm;
 
-	if (vm && atomic_fetch_add(&vm->vcpus, 1) > 0) {
-		atomic_fetch_sub(&vm->vcpus, 1);
+	if (vm && vm->vcpu) {
 		log_error("the lockstep engine runs one vCPU only: others write to memory between the two runs");
 		return -EINVAL;
 	}
@@ -444,15 +443,20 @@ static int lockstep_vcpu_create(struct cpu *c)
 		return r;
 	}
 	jit_of(c)->alone = true;
+	if (vm)
+		vm->vcpu = c;
 	return 0;
 }
 
 static void lockstep_vcpu_free(struct cpu *c)
 {
+	struct lockstep_vm *vm = c->engine_vm;
 	struct lockstep *l = lockstep_of(c);
 
 	if (!c->engine)
 		return;
+	if (vm)
+		vm->vcpu = NULL;
 	if (l->compared)
 		log_info("lockstep: %llu blocks compared, %llu not", (unsigned long long)l->compared,
 			 (unsigned long long)l->skipped);
