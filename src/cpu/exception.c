@@ -247,6 +247,26 @@ static void deliver_protected(struct cpu *c, const struct event *e)
 	stack_commit(c, &st);
 }
 
+/* SDM vol. 3A, 6.14.2: the frame is aligned to 16 bytes, and always holds SS:RSP. */
+static void push_long(struct cpu *c, const struct event *e, struct stack *st, u32 ext)
+{
+	const u64 frame[] = {
+		e->error, return_rip(c, e), c->seg[SEG_CS].selector, event_saved_flags(c, e), c->gpr[RSP], c->seg[SEG_SS].selector,
+	};
+	unsigned first = !e->has_error, size = (unsigned)sizeof(frame) - first * 8;
+
+	st->sp &= ~15ull;
+	u8 *hit = tlb_hit(c, st->idx, st->sp - size, size, ACC_WRITE);
+	if (likely(hit)) {
+		memcpy(hit, frame + first, size);
+		mem_stored(c, (u64)hit);
+		st->sp -= size;
+		return;
+	}
+	for (unsigned n = ARRAY_SIZE(frame); n-- > first;)
+		stack_store(c, st, 8, frame[n], ext);
+}
+
 static void deliver_long(struct cpu *c, const struct event *e)
 {
 	u32 ext = ext_of(e);
@@ -257,15 +277,7 @@ static void deliver_long(struct cpu *c, const struct event *e)
 	struct stack st = g.ist ? stack_of_tss64(c, cpl, 0x24 + (g.ist - 1) * 8, ext) :
 			  inner ? stack_of_tss64(c, cpl, 4 + cpl * 8, ext) : stack_long(c, cpl, c->gpr[RSP]);
 
-	/* SDM vol. 3A, 6.14.2: the frame is aligned to 16 bytes, and always holds SS:RSP. */
-	st.sp &= ~15ull;
-	stack_store(c, &st, 8, c->seg[SEG_SS].selector, ext);
-	stack_store(c, &st, 8, c->gpr[RSP], ext);
-	stack_store(c, &st, 8, event_saved_flags(c, e), ext);
-	stack_store(c, &st, 8, c->seg[SEG_CS].selector, ext);
-	stack_store(c, &st, 8, return_rip(c, e), ext);
-	if (e->has_error)
-		stack_store(c, &st, 8, e->error, ext);
+	push_long(c, e, &st, ext);
 	if (!la_canonical(c, g.offset))
 		raise_error(c, VEC_GP, ext);
 	seg_mark_accessed(c, g.selector, &desc);

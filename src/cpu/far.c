@@ -419,12 +419,28 @@ static void iret_task(struct cpu *c)
 	task_switch(c, link, TASK_IRET, c->rip + (c->insn ? c->insn->len : 0), false, 0);
 }
 
+/* The part of the frame that is always there: RIP, CS, RFLAGS. */
+static void iret_frame(struct cpu *c, struct stack *st, unsigned size, u64 frame[3])
+{
+	const u8 *hit = size == 8 && st->flat ? tlb_hit(c, st->idx, st->sp, 24, ACC_READ) : NULL;
+
+	if (likely(hit)) {
+		memcpy(frame, hit, 24);
+		st->sp += 24;
+		return;
+	}
+	for (unsigned n = 0; n < 3; n++)
+		frame[n] = stack_load(c, st, size);
+}
+
 static void iret_protected(struct cpu *c, unsigned size)
 {
 	struct stack st = stack_here(c);
-	u64 rip = stack_load(c, &st, size);
-	u16 cs = (u16)stack_load(c, &st, size);
-	u64 flags = stack_load(c, &st, size);
+	u64 frame[3];
+
+	iret_frame(c, &st, size, frame);
+	u64 rip = frame[0], flags = frame[2];
+	u16 cs = (u16)frame[1];
 
 	if (size == 4 && (flags & FL_VM) && c->cpl == 0 && !(c->efer & EFER_LMA)) {
 		iret_to_vm86(c, &st, rip, cs, flags);

@@ -23,14 +23,12 @@ static u64 la_mask(const struct cpu *c, bool system)
 /* The part of an access that lies in the page of @la. */
 static struct piece piece_get(struct cpu *c, enum mmu_index idx, enum seg_reg seg, u64 la, unsigned size, enum access acc)
 {
-	struct tlb_entry *e = &c->tlbs->e[idx][la >> PAGE_SHIFT & (TLB_SIZE - 1)];
-	struct piece p = {.size = size};
+	u64 gpa = 0;
+	u8 *host = tlb_hit(c, idx, la, size, acc);
 
-	if ((acc == ACC_WRITE ? e->tag_w : e->tag_r) == (la & PAGE_MASK))
-		p.host = (u8 *)(tlb_host(e, la));
-	else
-		p.host = mmu_fill(c, seg, la, size, acc, idx, &p.gpa);
-	return p;
+	if (!host)
+		host = mmu_fill(c, seg, la, size, acc, idx, &gpa);
+	return (struct piece){host, gpa, size};
 }
 
 static unsigned room_in_page(u64 la)
@@ -62,33 +60,40 @@ static void watch(struct cpu *c, u64 la, unsigned size, enum access acc)
 		debug_access(c, la, size, acc);
 }
 
-static u64 piece_read(struct cpu *c, const struct piece *p)
+static u64 host_load(const u8 *host, unsigned size)
 {
 	u64 v = 0;
 
-	if (!p->host)
-		return cpu_io(c, IO_MMIO_READ, p->gpa, p->size, 0);
-	switch (p->size) {
-	case 1: return *(const u8 *)p->host;
-	case 2: memcpy(&v, p->host, 2); return v;
-	case 4: memcpy(&v, p->host, 4); return v;
-	case 8: memcpy(&v, p->host, 8); return v;
-	default: memcpy(&v, p->host, p->size); return v;
+	switch (size) {
+	case 1: return *host;
+	case 2: memcpy(&v, host, 2); return v;
+	case 4: memcpy(&v, host, 4); return v;
+	case 8: memcpy(&v, host, 8); return v;
+	default: memcpy(&v, host, size); return v;
 	}
+}
+
+static void host_store(struct cpu *c, u8 *host, unsigned size, u64 v)
+{
+	switch (size) {
+	case 1: *host = (u8)v; break;
+	case 2: memcpy(host, &v, 2); break;
+	case 4: memcpy(host, &v, 4); break;
+	case 8: memcpy(host, &v, 8); break;
+	default: memcpy(host, &v, size); break;
+	}
+	mem_stored(c, (u64)host);
+}
+
+static u64 piece_read(struct cpu *c, const struct piece *p)
+{
+	return p->host ? host_load(p->host, p->size) : cpu_io(c, IO_MMIO_READ, p->gpa, p->size, 0);
 }
 
 static void piece_write_ram(struct cpu *c, const struct piece *p, u64 v)
 {
-	if (!p->host)
-		return;
-	switch (p->size) {
-	case 1: *p->host = (u8)v; break;
-	case 2: memcpy(p->host, &v, 2); break;
-	case 4: memcpy(p->host, &v, 4); break;
-	case 8: memcpy(p->host, &v, 8); break;
-	default: memcpy(p->host, &v, p->size); break;
-	}
-	mem_stored(c, (u64)p->host);
+	if (p->host)
+		host_store(c, p->host, p->size, v);
 }
 
 static void piece_write_mmio(struct cpu *c, const struct piece *p, u64 v)
@@ -99,8 +104,11 @@ static void piece_write_mmio(struct cpu *c, const struct piece *p, u64 v)
 
 static u64 read_at(struct cpu *c, enum mmu_index idx, enum seg_reg seg, u64 la, unsigned size, u64 mask)
 {
+	const u8 *hit = tlb_hit(c, idx, la, size, ACC_READ);
 	u64 v;
 
+	if (likely(hit))
+		return host_load(hit, size);
 	if (likely(tlb_in_page(la, size))) {
 		struct piece p = piece_get(c, idx, seg, la, size, ACC_READ);
 		v = piece_read(c, &p);
@@ -117,6 +125,12 @@ static u64 read_at(struct cpu *c, enum mmu_index idx, enum seg_reg seg, u64 la, 
 
 static void write_at(struct cpu *c, enum mmu_index idx, enum seg_reg seg, u64 la, unsigned size, u64 v, u64 mask)
 {
+	u8 *hit = tlb_hit(c, idx, la, size, ACC_WRITE);
+
+	if (likely(hit)) {
+		host_store(c, hit, size, v);
+		return;
+	}
 	if (likely(tlb_in_page(la, size))) {
 		struct piece p = piece_get(c, idx, seg, la, size, ACC_WRITE);
 		piece_write_mmio(c, &p, v);

@@ -56,6 +56,16 @@ static inline bool tlb_in_page(u64 la, unsigned size)
 	return (la & (PAGE_SIZE - 1)) + size <= PAGE_SIZE;
 }
 
+/* Where @size bytes at @la are on the host, if an access under @idx may go straight there; else NULL. */
+static inline u8 *tlb_hit(const struct cpu *c, enum mmu_index idx, u64 la, unsigned size, enum access acc)
+{
+	const struct tlb_entry *e = &c->tlbs->e[idx][la >> PAGE_SHIFT & (TLB_SIZE - 1)];
+
+	if (unlikely((acc == ACC_WRITE ? e->tag_w : e->tag_r) != (la & PAGE_MASK) || !tlb_in_page(la, size)))
+		return NULL;
+	return (u8 *)tlb_host(e, la);
+}
+
 /* After a store through host address @p: the running block may have changed itself. */
 static inline void mem_stored(struct cpu *c, u64 hva)
 {
