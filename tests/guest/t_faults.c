@@ -407,6 +407,84 @@ static void test_precise(void)
 	gate_restore(14);
 }
 
+/* --- A push that faults between others ---------------------------------------------------------------------------- */
+
+/*
+ * RDX is the stack. The second of three pushes faults: by the operand at RDI, or at RSP + 68, or by its place on the
+ * stack. Returns RSP.
+ */
+asm(".text\n"
+    "push_by_rdi: movq %rsp, %rbx; movq %rdx, %rsp; pushq %r8\n"
+    "push_by_rdi_at: pushq (%rdi); pushq %r9; movq %rsp, %rax; movq %rbx, %rsp; ret\n"
+    "push_by_rsp: movq %rsp, %rbx; movq %rdx, %rsp; pushq %r8\n"
+    "push_by_rsp_at: pushq 68(%rsp); pushq %r9; movq %rsp, %rax; movq %rbx, %rsp; ret\n");
+extern u8 push_by_rdi[], push_by_rdi_at[], push_by_rsp[], push_by_rsp_at[];
+
+#define PUSHED 0x0123456789abcdefull
+#define UNTOUCHED 0xeeeeeeeeeeeeeeeeull
+
+static volatile u64 push_count, push_rip, push_rsp, push_cr2, push_error, push_below;
+
+/* The same memory by the identity map. */
+static volatile u64 *phys_of(u64 la)
+{
+	return (u64 *)(la - TEST_VA + TEST_PHYS);
+}
+
+static void push_fault(struct frame *f)
+{
+	push_count++;
+	push_rip = f->rip, push_rsp = f->rsp, push_cr2 = read_cr2(), push_error = f->error;
+	push_below = *phys_of(f->rsp - 8);
+	test_map(ABSENT, PHYS(ABSENT) | RW);
+}
+
+static void test_push(u8 *code, u8 *at, u64 top, u64 operand, u64 cr2, u64 error, const char *name)
+{
+	bool fault = true, done = true;
+
+	*phys_of(operand) = PUSHED;
+	/* Absent, there, and absent again to code that has met the page. */
+	for (unsigned round = 0; round < 3; round++) {
+		u64 rsp;
+
+		for (unsigned n = 1; n <= 3; n++)
+			*phys_of(top - 8 * n) = UNTOUCHED;
+		test_map(ABSENT, round == 1 ? PHYS(ABSENT) | RW : 0);
+		push_count = 0;
+		asm volatile("movq %2, %%r8; movq %3, %%r9; call *%1"
+			     : "=a"(rsp) : "r"(code), "i"(0x8888), "i"(0x9999), "d"(top), "D"(operand)
+			     : "rbx", "r8", "r9", "memory", "cc");
+		if (round != 1)
+			fault &= push_count == 1 && push_rip == (u64)at && push_rsp == top - 8 && push_cr2 == cr2 &&
+				 push_error == error && push_below == UNTOUCHED;
+		else
+			fault &= push_count == 0;
+		done &= rsp == top - 24 && *phys_of(top - 8) == 0x8888 && *phys_of(top - 16) == PUSHED &&
+			*phys_of(top - 24) == 0x9999;
+	}
+	check(fault, name);
+	check(done, "... and the stack when it goes on");
+}
+
+static void test_pushes(void)
+{
+	const u64 edge = ABSENT_VA + 4096;
+
+	test_map(ABSENT + 1, PHYS(ABSENT + 1) | RW);
+	idt_set(14, trap_stubs + 16 * 14, 14, 0, 1);
+	trap_table[14] = push_fault;
+	test_push(push_by_rdi, push_by_rdi_at, PAGE(3) + 0x800, ABSENT_VA - 4, ABSENT_VA, 0,
+		  "PUSH of an operand over the edge, between others: state at the fault");
+	test_push(push_by_rsp, push_by_rsp_at, ABSENT_VA - 64, ABSENT_VA - 4, ABSENT_VA, 0,
+		  "PUSH of one on the stack itself");
+	test_push(push_by_rdi, push_by_rdi_at, edge + 12, PAGE(3), edge - 4, 2,
+		  "PUSH to a place over the edge");
+	trap_table[14] = 0;
+	gate_restore(14);
+	test_map(ABSENT, 0);
+}
+
 /* --- Repeated strings --------------------------------------------------------------------------------------------- */
 
 static volatile u64 rep_rcx, rep_rsi, rep_rdi, rep_count;
@@ -470,5 +548,6 @@ void guest_main(void)
 	test_short_tss();
 	test_idt_limit();
 	test_precise();
+	test_pushes();
 	test_rep();
 }
