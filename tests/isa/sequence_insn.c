@@ -255,16 +255,19 @@ void place_random(struct gen *g)
 void place_stack(struct gen *g)
 {
 	u8 reg = pick_reg(g);
+	u64 at;
 
 	need_stack(g);
 	switch (rng_below(8)) {
 	case 6: /* PUSH [rSP + 8]; PUSH [rBP + 8] */
 		place(g, BYTES(0xff, 0x74, 0x24, 8));
 		break;
-	case 7:
-		place_mov(g, RBP, DATA_BASE + 0x400 + rng_below(0x1000));
+	case 7: /* between others, and often over two pages */
+		at = rng_chance(3) ? PAGE_SIZE - 15 + rng_below(7) : 0x400 + rng_below(0x1000);
+		place_mov(g, RBP, DATA_BASE + at);
 		place_rex(g, reg >> 3, BYTES(0x50 | (reg & 7)));
 		place(g, BYTES(0xff, 0x75, 8));
+		place_rex(g, reg >> 3, BYTES(0x50 | (reg & 7)));
 		break;
 	case 0:
 		place32(g, BYTES(0x68), (u32)rng_value());
