@@ -42,14 +42,6 @@ static u64 *at64(u8 *a, unsigned offset)
 
 /* --- CR0 and CR4 -------------------------------------------------------------------------------------------------- */
 
-static volatile u32 nm_count;
-
-static void on_nm(struct frame *f)
-{
-	nm_count++;
-	asm volatile("clts");
-}
-
 static void test_gates(void)
 {
 	change_cr0(CR0_EM | CR0_TS, CR0_MP | CR0_NE);
@@ -87,14 +79,144 @@ static void test_gates(void)
 	EXPECT("ldmxcsr %0", "m"(area));
 	expect(6, 0, "LDMXCSR, too");
 	change_cr4(0, CR4_OSFXSR);
+}
 
-	/* Lazy switching: the handler clears TS, the instruction is done then. */
-	u64 v = 0;
+/* --- Lazy switching: the handler of #NM clears TS, and the instruction runs again --------------------------------- */
+
+#define ROUNDS 21
+#define SET_TS "movq %%cr0, %%rax; orq $8, %%rax; movq %%rax, %%cr0\n"
+
+static volatile u32 nm_count;
+
+static void on_nm(struct frame *f)
+{
+	nm_count++;
+	asm volatile("clts");
+}
+
+/* Each of the loops sets TS while registers are in use, and then does a step that shows in one of them. */
+static void test_lazy(void)
+{
+	u64 v, w;
+	u8 pi[10];
+
 	trap_table[7] = on_nm;
-	change_cr0(0, CR0_TS);
-	asm volatile("movq %1, %%xmm3; paddq %%xmm3, %%xmm3; movq %%xmm3, %0" : "=r"(v) : "r"(21ull));
-	check(nm_count == 1 && v == 42, "#NM's handler clears TS, the instruction goes on");
+	nm_count = 0;
+	asm volatile("fninit; fldpi; fld1; movl %2, %%ecx\n"
+		     "1: " SET_TS "fadd %%st(0), %%st; decl %%ecx; jnz 1b; fistpq %0; fstpt %1"
+		     : "=m"(v), "=m"(pi) : "i"(ROUNDS) : "rax", "rcx", "cc", "memory");
+	check(nm_count == ROUNDS && v == 1ull << ROUNDS, "TS: x87, again and again");
+	check(*at64(pi, 0) == 0xc90fdaa22168c235 && *(u16 *)(pi + 8) == 0x4000, "... ST(1) is as it was");
+	nm_count = 0;
+	asm volatile("fninit; movq %2, %%mm3; pxor %%mm4, %%mm4; movl %3, %%ecx\n"
+		     "1: " SET_TS "paddw %%mm3, %%mm4; decl %%ecx; jnz 1b; movq %%mm4, %0; movq %%mm3, %1; emms"
+		     : "=r"(v), "=r"(w) : "r"(0x0001000200030004ull), "i"(ROUNDS) : "rax", "rcx", "cc");
+	check(nm_count == ROUNDS && v == ROUNDS * 0x0001000200030004ull && w == 0x0001000200030004, "... MMX");
+	nm_count = 0;
+	asm volatile("movq %2, %%xmm3; movq %3, %%xmm9; movl %4, %%ecx\n"
+		     "1: " SET_TS "paddq %%xmm3, %%xmm9; decl %%ecx; jnz 1b; movq %%xmm9, %0; movq %%xmm3, %1"
+		     : "=r"(v), "=r"(w) : "r"(21ull), "r"(0x7777ull), "i"(ROUNDS) : "rax", "rcx", "cc");
+	check(nm_count == ROUNDS && v == 0x7777 + 21 * ROUNDS && w == 21, "... SSE");
+	/* An exit and C code come between. */
+	nm_count = 0;
+	asm volatile("movq %1, %%xmm3; movq %2, %%xmm9; movl %3, %%esi\n"
+		     "1: " SET_TS "outb %%al, %4; xorl %%eax, %%eax; cpuid; inb %4, %%al\n"
+		     "paddq %%xmm3, %%xmm9; decl %%esi; jnz 1b; movq %%xmm9, %0"
+		     : "=r"(v) : "r"(21ull), "r"(0x8888ull), "i"(ROUNDS), "i"(PORT_FIFO)
+		     : "rax", "rbx", "rcx", "rdx", "rsi", "cc");
+	check(nm_count == ROUNDS && v == 0x8888 + 21 * ROUNDS, "... SSE, with an exit in between");
+	nm_count = 0;
+	asm volatile(SET_TS "fwait; fwait" : : : "rax", "cc");
+	check_eq(nm_count, 1, "... FWAIT, once");
 	trap_table[7] = 0;
+}
+
+/* The switch itself: each task has its registers in its area, but for the one whose are in the processor. */
+static u8 tasks[2][512] __attribute__((aligned(64)));
+static volatile unsigned owner, current;
+
+static void on_nm_switch(struct frame *f)
+{
+	nm_count++;
+	asm volatile("clts; fxsave64 %0" : "=m"(tasks[owner]));
+	owner = current;
+	asm volatile("fxrstor64 %0" : : "m"(tasks[owner]));
+}
+
+static void task_begin(unsigned n, u64 step)
+{
+	asm volatile("fninit; fld1; movq %1, %%xmm2; pxor %%xmm1, %%xmm1; fxsave64 %0" : "=m"(tasks[n]) : "r"(step));
+}
+
+/* A turn: XMM1 grows by XMM2, ST is doubled. */
+static void turn(void)
+{
+	asm volatile("paddq %xmm2, %xmm1; fadd %st(0), %st");
+}
+
+static void user_turn(void)
+{
+	turn();
+	asm volatile("int $0x80");
+}
+
+static bool task_is(unsigned n, u64 xmm1, u64 st)
+{
+	u64 v, w;
+
+	current = n;
+	change_cr0(0, CR0_TS);
+	asm volatile("movq %%xmm1, %0; fistpq %1" : "=r"(v), "=m"(w));
+	return v == xmm1 && w == st;
+}
+
+static void test_switching(void)
+{
+	task_begin(0, 3);
+	task_begin(1, 5);
+	owner = 1;
+	nm_count = 0;
+	trap_table[7] = on_nm_switch;
+	for (unsigned n = 0; n < 2 * ROUNDS; n++) {
+		current = n & 1;
+		change_cr0(0, CR0_TS);
+		if (n % 3)
+			turn();
+		else
+			run_user(user_turn);
+	}
+	check_eq(nm_count, 2 * ROUNDS, "two tasks: #NM at each switch, from levels 0 and 3");
+	check(task_is(0, 3 * ROUNDS, 1ull << ROUNDS) && task_is(1, 5 * ROUNDS, 1ull << ROUNDS),
+	      "... and each has its registers");
+	trap_table[7] = 0;
+}
+
+/* What it comes before, and what uses no registers of this kind. */
+static void test_ts(void)
+{
+	u16 cw;
+	u32 mxcsr;
+
+	test_map_init();
+	test_map(8, 0);
+	change_cr0(0, CR0_TS);
+	EXPECT("movups %%xmm0, (%0)", "b"(PAGE(8)));
+	expect(7, 0, "TS: #NM comes before #PF");
+	EXPECT("fstpt (%0)", "b"(PAGE(8)));
+	expect(7, 0, "... of x87 as well");
+	EXPECT("fnstcw %0", "m"(cw));
+	expect(7, 0, "TS: FNSTCW raises #NM");
+	EXPECT("fnstsw %%ax");
+	expect(7, 0, "... FNSTSW");
+	EXPECT("fninit");
+	expect(7, 0, "... FNINIT");
+	EXPECT("emms");
+	expect(7, 0, "... EMMS");
+	EXPECT("stmxcsr %0", "m"(mxcsr));
+	expect(7, 0, "... STMXCSR");
+	EXPECT("movd %%xmm0, %%eax");
+	expect(7, 0, "... MOVD");
+	asm volatile("clts");
 }
 
 /* --- Exceptions --------------------------------------------------------------------------------------------------- */
@@ -267,6 +389,37 @@ static void get_ymm(u64 *low, u64 *high)
 		     : "=r"(*low), "=r"(*high));
 }
 
+static void test_lazy_avx(void)
+{
+	u64 low, high;
+
+	trap_table[7] = on_nm;
+	nm_count = 0;
+	set_ymm(0x1234, 0x5678);
+	asm volatile("vmovaps %%ymm6, %%ymm11; vxorps %%ymm12, %%ymm12, %%ymm12; movl %0, %%ecx\n"
+		     "1: " SET_TS "vxorps %%ymm11, %%ymm12, %%ymm12; decl %%ecx; jnz 1b; vmovaps %%ymm12, %%ymm6"
+		     : : "i"(ROUNDS) : "rax", "rcx", "cc");
+	get_ymm(&low, &high);
+	check(nm_count == ROUNDS && low == 0x1234 && high == 0x5678, "TS: AVX, again and again");
+	/* Upper halves that no instruction names stay. */
+	nm_count = 0;
+	asm volatile("movl %0, %%ecx\n1: " SET_TS "paddd %%xmm6, %%xmm6; decl %%ecx; jnz 1b"
+		     : : "i"(ROUNDS) : "rax", "rcx", "cc");
+	get_ymm(&low, &high);
+	check(nm_count == ROUNDS && low == (u32)(0x1234u << ROUNDS) && high == 0x5678, "... SSE below them");
+	if ((supported & 0xe0) == 0xe0) {
+		nm_count = 0;
+		asm volatile("vpxorq %%zmm17, %%zmm17, %%zmm17; vpbroadcastq %2, %%zmm18; movl %3, %%ecx\n"
+			     "1: " SET_TS "vpaddq %%zmm18, %%zmm17, %%zmm17; decl %%ecx; jnz 1b\n"
+			     "vextracti64x4 $1, %%zmm17, %%ymm7; vextracti128 $1, %%ymm7, %%xmm7\n"
+			     "vpextrq $1, %%xmm7, %0; vmovq %%xmm18, %1; vpxorq %%zmm17, %%zmm17, %%zmm17; vpxorq %%zmm18, %%zmm18, %%zmm18\n"
+			     "vxorps %%ymm7, %%ymm7, %%ymm7"
+			     : "=r"(high), "=r"(low) : "r"(0x12345ull), "i"(ROUNDS) : "rax", "rcx", "cc");
+		check(nm_count == ROUNDS && high == 0x12345 * ROUNDS && low == 0x12345, "... AVX-512");
+	}
+	trap_table[7] = 0;
+}
+
 static void test_xsave(void)
 {
 	u64 low, high;
@@ -412,6 +565,9 @@ void guest_main(void)
 	have_xsave = id[2] >> 26 & 1;
 	have_avx = id[2] >> 28 & 1;
 	test_gates();
+	test_lazy();
+	test_switching();
+	test_ts();
 	test_exceptions();
 	test_fxsave();
 	if (!have_xsave) {
@@ -427,6 +583,7 @@ void guest_main(void)
 		print("ok - AVX # SKIP not in CPUID\n");
 		return;
 	}
+	test_lazy_avx();
 	test_xsave();
 	test_compacted();
 	test_xsave_faults();
