@@ -412,8 +412,8 @@ static void test_lazy_avx(void)
 		asm volatile("vpxorq %%zmm17, %%zmm17, %%zmm17; vpbroadcastq %2, %%zmm18; movl %3, %%ecx\n"
 			     "1: " SET_TS "vpaddq %%zmm18, %%zmm17, %%zmm17; decl %%ecx; jnz 1b\n"
 			     "vextracti64x4 $1, %%zmm17, %%ymm7; vextracti128 $1, %%ymm7, %%xmm7\n"
-			     "vpextrq $1, %%xmm7, %0; vmovq %%xmm18, %1; vpxorq %%zmm17, %%zmm17, %%zmm17; vpxorq %%zmm18, %%zmm18, %%zmm18\n"
-			     "vxorps %%ymm7, %%ymm7, %%ymm7"
+			     "vpextrq $1, %%xmm7, %0; vmovq %%xmm18, %1; vxorps %%ymm7, %%ymm7, %%ymm7\n"
+			     "vpxorq %%zmm17, %%zmm17, %%zmm17; vpxorq %%zmm18, %%zmm18, %%zmm18"
 			     : "=r"(high), "=r"(low) : "r"(0x12345ull), "i"(ROUNDS) : "rax", "rcx", "cc");
 		check(nm_count == ROUNDS && high == 0x12345 * ROUNDS && low == 0x12345, "... AVX-512");
 	}
