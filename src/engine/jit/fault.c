@@ -8,10 +8,9 @@
 
 #include "engine/jit/jit.h"
 
-/* In the order of enum gpr: those that the host's registers hold. */
-static const u8 greg_of[] = {[RAX] = REG_RAX, [RCX] = REG_RCX, [RDX] = REG_RDX, [RBX] = REG_RBX, [RSP] = REG_R13,
-			     [RBP] = REG_RBP, [RSI] = REG_RSI, [RDI] = REG_RDI, [R8] = REG_R8,	 [R9] = REG_R9,
-			     [R10] = REG_R10, [R11] = REG_R11, [R12] = REG_R12};
+/* By number of the host's register. */
+static const u8 greg_of[] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+			     REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
 /* The guest's instruction whose code is at @pc; *@flags: the host's register has its flags at the access. */
 static u64 rip_at(const struct jit *j, u64 pc, bool *flags)
@@ -45,8 +44,9 @@ void jit_host_fault(struct cpu *c, const void *context)
 	jit_fpu_from_signal(j, u->uc_mcontext.fpregs);
 	if (pc - (u64)j->rx >= j->code_size)
 		return; /* C code has all else in struct cpu */
-	for (unsigned n = 0; n < ARRAY_SIZE(greg_of); n++)
-		c->gpr[n] = (u64)g[greg_of[n]];
+	for (unsigned n = 0; n < ARRAY_SIZE(c->gpr); n++)
+		if (!jit_in_memory(n))
+			c->gpr[n] = (u64)g[greg_of[jit_host_of(n)]];
 	tr_string_fault(j, (const u8 *)pc);
 	bool flags = false;
 	c->rip = rip_at(j, pc, &flags);

@@ -3,9 +3,10 @@
  * they are; memory operands go through the TLB inline.
  *
  * Registers in generated code:
- *   RAX RCX RDX RBX RBP RSI RDI R8-R12   the guest's of the same name
+ *   RAX RCX RDX RBX RBP RSI RDI R8 R12   the guest's of the same name
+ *   R9, R10, R11                         the guest's R13, R14, R15
  *   R13                                  the guest's RSP
- *   R14, R15                             scratch; the guest's R13-R15 are in cpu->gpr
+ *   R14, R15                             scratch; the guest's R9-R11, which compilers use least, are in cpu->gpr
  *   RSP                                  the C stack: a signal handler of the client may run on it at any moment
  * cpu, its TLB and struct jit are addressed absolutely: they lie below 2 GiB, and generated code belongs to one vCPU.
  * The arithmetic flags of the guest are in the host's between instructions of a block, and in jit->flags at its borders;
@@ -22,6 +23,17 @@
 #define S0 H_R14
 #define S1 H_R15
 #define H_GUEST_RSP H_R13
+
+/* Guest register @g is in cpu->gpr alone; or in this register of the host. */
+static inline bool jit_in_memory(unsigned g)
+{
+	return g >= R9 && g <= R11;
+}
+
+static inline unsigned jit_host_of(unsigned g)
+{
+	return g == RSP ? H_GUEST_RSP : g >= R13 ? g - 4 : g;
+}
 
 #define JIT_INSNS_MAX 48
 #define JIT_WINDOWS 16

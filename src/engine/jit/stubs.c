@@ -1,23 +1,21 @@
 /* The way into generated code, out of it, and to C functions and back. Made once per vCPU. */
 #include "engine/jit/jit.h"
 
-/* Guest registers that live in the host's of the same number. */
-static const u8 same[] = {H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11, H_R12};
 static const u8 callee_saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
 
 static void emit_guest_out(struct jit *j)
 {
-	for (unsigned n = 0; n < ARRAY_SIZE(same); n++)
-		emit_store_abs(&j->e, same[n], &j->cpu->gpr[same[n]]);
-	emit_store_abs(&j->e, H_GUEST_RSP, &j->cpu->gpr[RSP]);
+	for (unsigned g = 0; g < ARRAY_SIZE(j->cpu->gpr); g++)
+		if (!jit_in_memory(g))
+			emit_store_abs(&j->e, jit_host_of(g), &j->cpu->gpr[g]);
 	jit_emit_vec_save(j);
 }
 
 static void emit_guest_in(struct jit *j)
 {
-	for (unsigned n = 0; n < ARRAY_SIZE(same); n++)
-		emit_load_abs(&j->e, same[n], &j->cpu->gpr[same[n]]);
-	emit_load_abs(&j->e, H_GUEST_RSP, &j->cpu->gpr[RSP]);
+	for (unsigned g = 0; g < ARRAY_SIZE(j->cpu->gpr); g++)
+		if (!jit_in_memory(g))
+			emit_load_abs(&j->e, jit_host_of(g), &j->cpu->gpr[g]);
 }
 
 static void emit_call_c(struct jit *j, u64 fn)

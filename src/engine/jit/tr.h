@@ -154,16 +154,6 @@ void tr_emit_restore_flags(struct tr *t, unsigned scratch);
 void tr_flags_to_slot(struct tr *t, u16 needed);
 void tr_flags_to_host(struct tr *t, unsigned n, unsigned scratch);
 
-/* Guest register @g is in cpu->gpr alone; or in this register of the host. */
-static inline bool tr_in_memory(unsigned g)
-{
-	return g >= R13;
-}
-
-static inline unsigned tr_host_of(unsigned g)
-{
-	return g == RSP ? H_GUEST_RSP : g;
-}
 /* The host register that holds @g: its own, or @scratch, loaded. */
 unsigned tr_use_gpr(struct tr *t, unsigned g, unsigned scratch);
 

@@ -123,7 +123,7 @@ static bool emit_bit(struct tr *t, unsigned n, const struct insn *i)
 
 	if (!i->is_mem || i->addrsize != 8)
 		return false;
-	if (!i->lock && !test && tr_in_memory(i->reg))
+	if (!i->lock && !test && jit_in_memory(i->reg))
 		return false;
 	tr_flags_to_slot(t, tr_flags_needed(t, n));
 	emit_bit_address(t, i);
@@ -145,7 +145,7 @@ static bool emit_bit(struct tr *t, unsigned n, const struct insn *i)
 	} else {
 		tr_flags_to_host(t, n, S1);
 		emit_bit_load(t, i);
-		emit_bit_op(t, i, tr_host_of(i->reg), S1, false);
+		emit_bit_op(t, i, jit_host_of(i->reg), S1, false);
 		if (i->opsize == 2)
 			emit8(e, 0x66);
 		emit_rm_disp(e, i->opsize == 8, 0x89, S1, S0, 0);

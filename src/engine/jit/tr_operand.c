@@ -63,8 +63,8 @@ void tr_flags_to_host(struct tr *t, unsigned n, unsigned scratch)
 /* The host register that holds guest register @g: its own, or @scratch, loaded. */
 unsigned tr_use_gpr(struct tr *t, unsigned g, unsigned scratch)
 {
-	if (!tr_in_memory(g))
-		return tr_host_of(g);
+	if (!jit_in_memory(g))
+		return jit_host_of(g);
 	t->s0 = scratch == S0 ? 0 : t->s0;
 	emit_load_abs(t->e, scratch, &t->j->cpu->gpr[g]);
 	return scratch;

@@ -1,4 +1,4 @@
-/* The guest's R13 to R15 are in memory: what need not go through a scratch register. */
+/* The guest's R9 to R11 are in memory: what need not go through a scratch register. */
 #include "engine/jit/tr.h"
 
 static bool is_mov(const struct insn *i)
@@ -11,15 +11,15 @@ static bool is_mov(const struct insn *i)
 /* Register @to = @from, one of which is in memory. A 4-byte write clears the upper half. */
 static void emit_mov(struct tr *t, unsigned w, unsigned to, unsigned from)
 {
-	unsigned h = tr_in_memory(to) ? S0 : tr_host_of(to);
+	unsigned h = jit_in_memory(to) ? S0 : jit_host_of(to);
 
-	if (tr_in_memory(from))
+	if (jit_in_memory(from))
 		emit_ra(t->e, w, 0x8b, h, &t->j->cpu->gpr[from]);
 	else if (w)
-		h = tr_host_of(from);
+		h = jit_host_of(from);
 	else
-		emit_rr(t->e, 0, 0x8b, h, tr_host_of(from));
-	if (tr_in_memory(to))
+		emit_rr(t->e, 0, 0x8b, h, jit_host_of(from));
+	if (jit_in_memory(to))
 		emit_store_abs(t->e, h, &t->j->cpu->gpr[to]);
 	t->s0 = h == S0 ? 0 : t->s0;
 }
@@ -29,7 +29,7 @@ bool tr_spilled_mov(struct tr *t, const struct insn *i)
 	const struct insn_row *r = &insn_rows[i->row];
 	bool imm = r->sem == &sem_mov_ei, store = r->sem == &sem_mov_eg;
 
-	if (!is_mov(i) || i->is_mem || i->opsize < 4 || !(tr_in_memory(i->rm) || (!imm && tr_in_memory(i->reg))))
+	if (!is_mov(i) || i->is_mem || i->opsize < 4 || !(jit_in_memory(i->rm) || (!imm && jit_in_memory(i->reg))))
 		return false;
 	if (imm) {
 		emit_mov_imm(t->e, S0, i->opsize == 8 ? i->imm : (u32)i->imm);
@@ -52,7 +52,7 @@ bool tr_spilled_rm(const struct insn *i)
 	bool reads = s == &sem_cmp_eg || s == &sem_cmp_ei || s == &sem_test_eg || s == &sem_test_ei;
 	u16 is = tr_facts[i->row].is;
 
-	if (!(is & ROW_PLAIN_E) || i->is_mem || !tr_in_memory(i->rm) || ((is & ROW_G) && i->reg == i->rm))
+	if (!(is & ROW_PLAIN_E) || i->is_mem || !jit_in_memory(i->rm) || ((is & ROW_G) && i->reg == i->rm))
 		return false;
 	return operand_info[r->operand[0]].kind != OK_E || i->opsize != 4 || reads;
 }

@@ -37,7 +37,7 @@ static void emit_push(struct tr *t, const struct insn *i, s32 disp)
 
 static void emit_pop(struct tr *t, const struct insn *i, s32 disp)
 {
-	unsigned to = tr_in_memory(i->rm) ? S1 : tr_host_of(i->rm);
+	unsigned to = jit_in_memory(i->rm) ? S1 : jit_host_of(i->rm);
 
 	emit_rm_disp(t->e, tr_w(t), 0x8b, to, S0, disp);
 	if (to == S1)

@@ -272,7 +272,7 @@ static bool emit_rdtsc(struct tr *t, unsigned n, const struct insn *i)
 /* The general register @g becomes the value at @at. */
 static void emit_load_gpr(struct tr *t, unsigned g, unsigned w, const void *at)
 {
-	unsigned to = tr_in_memory(g) ? S0 : tr_host_of(g);
+	unsigned to = jit_in_memory(g) ? S0 : jit_host_of(g);
 
 	emit_ra(t->e, w, 0x8b, to, at);
 	if (to == S0)
@@ -344,14 +344,14 @@ static bool emit_mov_from_seg(struct tr *t, unsigned n, const struct insn *i)
 	if ((i->reg & 7) > SEG_GS)
 		return false;
 	selector = &t->j->cpu->seg[i->reg & 7].selector;
-	bool word = i->is_mem || i->opsize == 2, in_gpr = !i->is_mem && !tr_in_memory(i->rm);
+	bool word = i->is_mem || i->opsize == 2, in_gpr = !i->is_mem && !jit_in_memory(i->rm);
 	struct slow_path *s = NULL;
 	if (i->is_mem) {
 		if (tr_check_needed(t, i, AT_OPERAND))
 			tr_flags_to_slot(t, tr_flags_needed(t, n));
 		s = tr_emit_operand(t, i);
 	}
-	unsigned to = in_gpr && !word ? tr_host_of(i->rm) : S1;
+	unsigned to = in_gpr && !word ? jit_host_of(i->rm) : S1;
 	emit_rex(e, 0, to, 0); /* movzx to, word [selector] */
 	emit_bytes(e, "\x0f\xb7", 2);
 	emit_modrm_abs(e, to, selector);
@@ -362,7 +362,7 @@ static bool emit_mov_from_seg(struct tr *t, unsigned n, const struct insn *i)
 	else if (!in_gpr)
 		emit_ra(e, !word, 0x89, S1, &t->j->cpu->gpr[i->rm]);
 	else if (word)
-		emit_rr(e, 0, 0x8b, tr_host_of(i->rm), S1);
+		emit_rr(e, 0, 0x8b, jit_host_of(i->rm), S1);
 	tr_slow_done(t, s);
 	return true;
 }
@@ -483,10 +483,11 @@ static void make_syscall(struct jit *j)
 	c_path[1] = emit_jcc(e, CC_NE);
 
 	emit_mov_rr(e, H_RCX, S0);
-	emit_gather_flags(j, H_R11);
-	emit_load_abs(e, S1, &c->fmask);
-	emit_bytes(e, "\x49\xf7\xd7", 3);
-	emit_rr(e, 1, 0x23, S1, H_R11);
+	emit_gather_flags(j, S1);
+	emit_store_abs(e, S1, &c->gpr[R11]);
+	emit_load_abs(e, S0, &c->fmask);
+	emit_bytes(e, "\x49\xf7\xd6", 3); /* not r14 */
+	emit_rr(e, 1, 0x23, S1, S0);
 	emit_new_rflags(j);
 	emit_load_abs(e, S0, &c->lstar);
 	emit_level(j, &j->level[0]);
@@ -510,7 +511,8 @@ static void make_sysret(struct jit *j)
 	c_path[1] = emit_jcc(e, CC_NE);
 	emit_cmp_byte(e, &c->irq_window, 0);
 	c_path[2] = emit_jcc(e, CC_NE);
-	emit_bytes(e, "\x41\xf7\xc3", 3); /* test r11d, those */
+	emit8(e, 0xf7); /* test dword [R11], those */
+	emit_modrm_abs(e, 0, &c->gpr[R11]);
 	emit32(e, FL_AC | FL_TF);
 	c_path[3] = emit_jcc(e, CC_NE);
 	emit_mov_rr(e, S0, H_RCX);
@@ -519,7 +521,7 @@ static void make_sysret(struct jit *j)
 	emit_rr(e, 1, 0x3b, S0, H_RCX);
 	c_path[4] = emit_jcc(e, CC_NE);
 
-	emit_rr(e, 0, 0x8b, S1, H_R11);
+	emit_ra(e, 0, 0x8b, S1, &c->gpr[R11]);
 	emit_bytes(e, "\x41\x81\xe7", 3); /* and r15d, SYSRET_FLAGS */
 	emit32(e, SYSRET_FLAGS);
 	emit_new_rflags(j);

@@ -63,9 +63,9 @@ static bool can_copy(const struct tr *t, const struct insn *i)
 	const struct insn_row *r = &insn_rows[i->row];
 	struct gprs g = gprs_of(i);
 	bool fpu = tr_is_fpu(i);
-	unsigned mem = (g.reg && tr_in_memory(i->reg)) + (g.rm && tr_in_memory(i->rm)) + (g.vvvv && tr_in_memory(i->vvvv));
+	unsigned mem = (g.reg && jit_in_memory(i->reg)) + (g.rm && jit_in_memory(i->rm)) + (g.vvvv && jit_in_memory(i->vvvv));
 	bool high_reg = i->reg_off & 7, high_rm = i->rm_off & 7; /* AH to BH */
-	bool no_rex = (!g.reg || high_reg || tr_host_of(i->reg) < H_R8) && (!g.rm || high_rm || tr_host_of(i->rm) < H_R8);
+	bool no_rex = (!g.reg || high_reg || jit_host_of(i->reg) < H_R8) && (!g.rm || high_rm || jit_host_of(i->rm) < H_R8);
 
 	if (r->class_ != CLASS_COPY || (g.other && !fpu) || (r->attr & A_CPL0))
 		return false;
@@ -111,7 +111,7 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	if (i->is_mem) {
 		/* An addition less to wait for, where nobody needs S1. */
 		bool flags = tr_flags_needed(t, n) && (tr_flags_written(i) || (r->flags_read & FL_ARITH));
-		t->two = !flags && !high && !(r->attr & A_X87) && !(g.reg && tr_in_memory(i->reg)) && !(g.vvvv && tr_in_memory(i->vvvv));
+		t->two = !flags && !high && !(r->attr & A_X87) && !(g.reg && jit_in_memory(i->reg)) && !(g.vvvv && jit_in_memory(i->vvvv));
 		s = tr_emit_operand_disp(t, i);
 		to.disp = t->disp;
 		to.index = t->two ? S1 : 0;
@@ -135,8 +135,8 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	for (unsigned k = 0; k < ARRAY_SIZE(field); k++) {
 		if (!field[k].is)
 			continue;
-		if (!tr_in_memory(field[k].g)) {
-			*field[k].to = (u8)tr_host_of(field[k].g);
+		if (!jit_in_memory(field[k].g)) {
+			*field[k].to = (u8)jit_host_of(field[k].g);
 			continue;
 		}
 		/* One register in two fields is one scratch register. */
@@ -174,10 +174,10 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 
 static void tr_lea(struct tr *t, const struct insn *i)
 {
-	unsigned to = tr_in_memory(i->reg) ? S0 : tr_host_of(i->reg);
+	unsigned to = jit_in_memory(i->reg) ? S0 : jit_host_of(i->reg);
 
 	/* A base is loaded into the destination, which may be the index too: S0 instead. */
-	bool loads = (i->base < 16 && tr_in_memory(i->base)) || (i->index < 16 && tr_in_memory(i->index));
+	bool loads = (i->base < 16 && jit_in_memory(i->base)) || (i->index < 16 && jit_in_memory(i->index));
 	tr_emit_ea(t, i, loads || i->opsize == 4 ? S0 : to);
 	if (i->opsize == 4)
 		emit_rr(t->e, 0, 0x8b, to, S0);
