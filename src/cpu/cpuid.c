@@ -55,8 +55,8 @@ static const struct offer {
 	{0x80000001, 0, EDX, 0, 0, B(11) | B(20) | B(26) | B(27) | B(29)}, /* SYSCALL, NX, 1G pages, RDTSCP, LM */
 	{0x80000001, 0, EDX, VENDOR_AMD, B(22), 0},			/* MMXEXT */
 	{0x80000007, 0, EDX, 0, B(8), 0}, /* invariant TSC: the guest's is the host's plus an offset */
-	/* SSB_NO, BTC_NO; IBPB, IBRS, STIBP, SSBD would be registers without effect */
-	{0x80000008, 0, EBX, VENDOR_AMD, 0, B(26) | B(29)},
+	/* x87 error pointers always saved, SSB_NO, BTC_NO; IBPB, IBRS, STIBP, SSBD would be registers without effect */
+	{0x80000008, 0, EBX, VENDOR_AMD, 0, B(2) | B(26) | B(29)},
 	/* no nested data breakpoints, LFENCE serialises, null selector clears base, AutoIBRS, no SMM_CTL, fast short
 	 * REP STOSB, SRSO_NO */
 	{0x80000021, 0, EAX, VENDOR_AMD, 0, B(0) | B(2) | B(6) | B(8) | B(9) | B(10) | B(29)},
