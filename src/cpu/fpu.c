@@ -172,11 +172,14 @@ unsigned xsave_size(u64 xcr0, bool compacted)
 	const struct xlayout *x = xlayout_get();
 	unsigned size = XSAVE_EXTENDED;
 
-	for (unsigned n = XC_AVX; n < NR_XC; n++) {
-		if (!(xcr0 & x->supported & BIT64(n)))
-			continue;
-		size = MAX(size, (compacted ? xsave_compacted_offset(xcr0, n) : x->c[n].offset) + x->c[n].size);
+	xcr0 &= x->supported & ~(XF(X87) | XF(SSE));
+	if (compacted && xcr0) {
+		unsigned last = 63 - (unsigned)__builtin_clzll(xcr0);
+		return xsave_compacted_offset(xcr0, last) + x->c[last].size;
 	}
+	for (unsigned n = XC_AVX; n < NR_XC; n++)
+		if (xcr0 & BIT64(n))
+			size = MAX(size, x->c[n].offset + x->c[n].size);
 	return size;
 }
 

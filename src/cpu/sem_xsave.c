@@ -117,14 +117,22 @@ static void extent(const struct cpu *c, unsigned n, u64 xcomp, unsigned *off, un
 		*len = 0;
 }
 
+/* Straight to where it belongs, if that is one piece of the host's memory. */
 static void write_legacy(struct cpu *c, const struct insn *i, u64 la, u64 save, bool mxcsr)
 {
-	u8 image[512] = {0};
+	u8 bounce[XSAVE_LEGACY], *host = mem_host(c, i->seg, la, XSAVE_LEGACY, ACC_WRITE);
+	u8 *image = host ? host : bounce;
 
-	xcomp_save(&c->fpu, XC_X87, image, true);
-	xcomp_save(&c->fpu, XC_SSE, image, true);
-	narrow_pointers(image, i);
-	put_mxcsr(&c->fpu, image);
+	if (save & XF(X87)) {
+		xcomp_save(&c->fpu, XC_X87, image, true);
+		narrow_pointers(image, i);
+	}
+	if (mxcsr)
+		put_mxcsr(&c->fpu, image);
+	if (save & XF(SSE))
+		xcomp_save(&c->fpu, XC_SSE, image, c->code_bits == 64);
+	if (host)
+		return;
 	if (save & XF(X87)) {
 		mem_write_block(c, i->seg, la, image, FX_MXCSR);
 		mem_write_block(c, i->seg, la + FX_ST, image + FX_ST, FX_XMM - FX_ST);
@@ -133,6 +141,20 @@ static void write_legacy(struct cpu *c, const struct insn *i, u64 la, u64 save, 
 		mem_write_block(c, i->seg, la + FX_MXCSR, image + FX_MXCSR, 8);
 	if (save & XF(SSE))
 		mem_write_block(c, i->seg, la + FX_XMM, image + FX_XMM, xmm_end(c) - FX_XMM);
+}
+
+static void write_extended(struct cpu *c, const struct insn *i, u64 la, unsigned n, u64 xcomp)
+{
+	u8 bounce[16 * 64], *host;
+	unsigned off, len;
+
+	extent(c, n, xcomp, &off, &len);
+	if (!len)
+		return;
+	host = mem_host(c, i->seg, la + off, len, ACC_WRITE);
+	xcomp_save(&c->fpu, n, host ? host : bounce, c->code_bits == 64);
+	if (!host)
+		mem_write_block(c, i->seg, la + off, bounce, len);
 }
 
 static void xsave(struct cpu *c, const struct insn *i, enum xsave_kind kind)
@@ -156,17 +178,9 @@ static void xsave(struct cpu *c, const struct insn *i, enum xsave_kind kind)
 	header[1] = xcomp;
 	write_legacy(c, i, la, save, mxcsr);
 	mem_write_block(c, i->seg, la + XSAVE_BV, header, compacted ? 16 : 8);
-	for (unsigned n = XC_AVX; n < NR_XC; n++) {
-		u8 part[16 * 64];
-		unsigned off, len;
-
-		if (!(save & BIT64(n)))
-			continue;
-		extent(c, n, xcomp, &off, &len);
-		xcomp_save(&c->fpu, n, part, c->code_bits == 64);
-		if (len)
-			mem_write_block(c, i->seg, la + off, part, len);
-	}
+	for (unsigned n = XC_AVX; n < NR_XC; n++)
+		if (save & BIT64(n))
+			write_extended(c, i, la, n, xcomp);
 }
 
 static void exec_xsave(struct cpu *c, const struct insn *i)
@@ -187,79 +201,80 @@ static void exec_xsavec(struct cpu *c, const struct insn *i)
 /* --- XRSTOR -------------------------------------------------------------------------------------------------- */
 
 /* The header's conditions (SDM vol. 1, 13.8); @only_compacted: XRSTORS. */
-static void check_header(struct cpu *c, const u8 *header, bool only_compacted)
+static void check_header(struct cpu *c, const u64 header[8], bool only_compacted)
 {
-	static const u8 zero[64];
-	u64 bv, xcomp;
+	u64 bv = header[0], xcomp = header[1], reserved = 0;
 
-	memcpy(&bv, header, 8);
-	memcpy(&xcomp, header + 8, 8);
+	for (unsigned n = xcomp & XCOMP_COMPACTED ? 2 : 1; n < (xcomp & XCOMP_COMPACTED ? 8 : 3); n++)
+		reserved |= header[n];
+	if (reserved)
+		raise_gp0(c);
 	if (xcomp & XCOMP_COMPACTED) {
-		if (!cpu_has(c, ISA_XSAVEC) || (xcomp & ~XCOMP_COMPACTED & ~c->xcr0) || (bv & ~xcomp) ||
-		    memcmp(header + 16, zero, 48))
+		if (!cpu_has(c, ISA_XSAVEC) || (xcomp & ~XCOMP_COMPACTED & ~c->xcr0) || (bv & ~xcomp))
 			raise_gp0(c);
-	} else if (only_compacted || (bv & ~c->xcr0) || memcmp(header + 8, zero, 16)) {
+	} else if (only_compacted || (bv & ~c->xcr0)) {
 		raise_gp0(c);
 	}
 }
 
 /* MXCSR belongs to SSE in the compacted format; in the standard one it is loaded whatever XSTATE_BV says. */
-static void load_mxcsr(struct cpu *c, struct fpu_state *f, const u8 *legacy, u64 rfbm, u64 bv, bool compacted)
+static u32 mxcsr_to_load(struct cpu *c, const u8 *legacy, u64 rfbm, u64 bv, bool compacted)
 {
 	u32 mxcsr;
 
 	memcpy(&mxcsr, legacy + FX_MXCSR, 4);
-	if (compacted && !(rfbm & XF(SSE)))
-		return;
-	if (!compacted && !(rfbm & SSE_OR_AVX))
-		return;
+	if (!(rfbm & (compacted ? XF(SSE) : SSE_OR_AVX)))
+		return c->fpu.mxcsr;
 	if (compacted && !(bv & XF(SSE)))
-		mxcsr = MXCSR_RESET;
+		return MXCSR_RESET;
 	if (mxcsr & ~mxcsr_mask())
 		raise_gp0(c);
-	f->mxcsr = mxcsr;
+	return mxcsr;
 }
 
-static void load_extended(struct cpu *c, const struct insn *i, struct fpu_state *f, u64 la, unsigned n, u64 xcomp)
+/* What is to be read: where it is, if that is one piece of the host's memory; else a copy in @bounce. */
+static const u8 *open_part(struct cpu *c, const struct insn *i, u64 la, unsigned size, u8 *bounce)
 {
-	u8 part[16 * 64];
-	unsigned off, len;
+	const u8 *host = mem_host(c, i->seg, la, size, ACC_READ);
 
-	extent(c, n, xcomp, &off, &len);
-	if (!len)
-		return;
-	mem_read_block(c, i->seg, la + off, part, len);
-	xcomp_load(f, n, part, c->code_bits == 64);
+	if (!host)
+		mem_read_block(c, i->seg, la, bounce, size);
+	return host ? host : bounce;
 }
 
+/* Other processors may write to the area meanwhile: what is checked is read once. Nothing changes before all is readable. */
 static void xrstor(struct cpu *c, const struct insn *i, bool only_compacted)
 {
-	struct fpu_state f = c->fpu;
 	bool long_mode = c->code_bits == 64;
-	u64 rfbm = requested(c), la = xsave_la(c, i, XSAVE_EXTENDED, ACC_READ), bv, xcomp;
-	u8 area[XSAVE_EXTENDED];
+	u64 rfbm = requested(c), la = xsave_la(c, i, XSAVE_EXTENDED, ACC_READ), header[8];
+	u8 bounce[NR_XC][16 * 64];
+	const u8 *part[NR_XC] = {NULL}, *legacy = open_part(c, i, la, XSAVE_EXTENDED, bounce[0]);
 
-	mem_read_block(c, i->seg, la, area, sizeof(area));
-	check_header(c, area + XSAVE_BV, only_compacted);
-	memcpy(&bv, area + XSAVE_BV, 8);
-	memcpy(&xcomp, area + XSAVE_XCOMP_BV, 8);
-	xsave_la(c, i, xsave_size(rfbm & bv, xcomp & XCOMP_COMPACTED), ACC_READ);
-	narrow_pointers(area, i);
-	load_mxcsr(c, &f, area, rfbm, bv, xcomp & XCOMP_COMPACTED);
-	for (unsigned n = 0; n < NR_XC; n++) {
-		if (!(rfbm & BIT64(n)))
-			continue;
-		if (!(bv & BIT64(n)))
-			xcomp_reset(&f, n, long_mode);
-		else if (n <= XC_SSE)
-			xcomp_load(&f, n, area, long_mode);
-		else
-			load_extended(c, i, &f, la, n, xcomp);
+	memcpy(header, legacy + XSAVE_BV, sizeof(header));
+	check_header(c, header, only_compacted);
+	u64 bv = header[0], xcomp = header[1], load = rfbm & bv;
+	xsave_la(c, i, xsave_size(load, xcomp & XCOMP_COMPACTED), ACC_READ);
+	u32 mxcsr = mxcsr_to_load(c, legacy, rfbm, bv, xcomp & XCOMP_COMPACTED);
+	for (unsigned n = XC_AVX; n < NR_XC; n++) {
+		unsigned off, len = 0;
+
+		if (load & BIT64(n))
+			extent(c, n, xcomp, &off, &len);
+		if (len)
+			part[n] = open_part(c, i, la + off, len, bounce[n]);
 	}
-	bool rights = f.pkru != c->fpu.pkru;
+	part[XC_X87] = part[XC_SSE] = legacy;
 
-	c->fpu = f;
-	if (rights)
+	u32 pkru = c->fpu.pkru;
+	c->fpu.mxcsr = mxcsr;
+	for (unsigned n = 0; n < NR_XC; n++)
+		if ((load & BIT64(n)) && part[n])
+			xcomp_load(&c->fpu, n, part[n], long_mode);
+		else if (rfbm & ~bv & BIT64(n))
+			xcomp_reset(&c->fpu, n, long_mode);
+	if (load & XF(X87))
+		narrow_pointers(c->fpu.x87, i);
+	if (pkru != c->fpu.pkru)
 		tlb_flush_all(c);
 }
 
