@@ -28,18 +28,17 @@ static void load_flat(struct cpu *c, u16 cs, u16 ss, unsigned cpl, bool l)
 	cpu_update_mode(c);
 }
 
-void fast_syscall_segments(const struct cpu *c, unsigned cpl, struct segment *cs, struct segment *ss)
+void fast_syscall_segments(const struct cpu *c, unsigned cpl, bool l, struct segment *cs, struct segment *ss)
 {
 	u16 base = (u16)(c->star >> (cpl ? 48 : 32));
 
-	*cs = flat_cs((u16)(base + (cpl ? 16 : 0)), cpl, true);
+	*cs = flat_cs((u16)(base + (cpl && l ? 16 : 0)), cpl, l);
 	*ss = flat_ss((u16)(base + 8), cpl);
 }
 
 void fast_syscall(struct cpu *c, u64 next)
 {
 	bool lma = c->efer & EFER_LMA;
-	u16 cs = (u16)(c->star >> 32) & 0xfffc;
 
 	/* Outside 64-bit code only AMD's processors know it. */
 	if (!(c->efer & EFER_SCE) || (c->mode != MODE_64 && (!cpu_protected(c) || !cpuid_amd(c))))
@@ -53,12 +52,12 @@ void fast_syscall(struct cpu *c, u64 next)
 		c->rip = (u32)c->star;
 		c->rflags &= ~(FL_IF | FL_VM | FL_RF);
 	}
-	load_flat(c, cs, (u16)(cs + 8), 0, lma);
+	fast_syscall_segments(c, 0, lma, &c->seg[SEG_CS], &c->seg[SEG_SS]);
+	cpu_update_mode(c);
 }
 
 void fast_sysret(struct cpu *c, unsigned size)
 {
-	u16 base = (u16)(c->star >> 48);
 	bool wide = size == 8;
 
 	if (!(c->efer & EFER_SCE) || (c->mode != MODE_64 && (!cpu_protected(c) || !cpuid_amd(c))))
@@ -72,7 +71,8 @@ void fast_sysret(struct cpu *c, unsigned size)
 		c->rflags |= FL_IF;
 	}
 	c->rip = wide ? c->gpr[RCX] : (u32)c->gpr[RCX];
-	load_flat(c, (u16)(base + (wide ? 16 : 0)), (u16)(base + 8), 3, wide);
+	fast_syscall_segments(c, 3, wide, &c->seg[SEG_CS], &c->seg[SEG_SS]);
+	cpu_update_mode(c);
 }
 
 void fast_sysenter(struct cpu *c, u64 next)

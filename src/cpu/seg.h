@@ -20,8 +20,8 @@ void fast_syscall(struct cpu *c, u64 next);
 void fast_sysret(struct cpu *c, unsigned size);
 void fast_sysenter(struct cpu *c, u64 next);
 void fast_sysexit(struct cpu *c, unsigned size);
-/* What SYSCALL (@cpl 0) and a SYSRET to 64-bit code (3) load in long mode. */
-void fast_syscall_segments(const struct cpu *c, unsigned cpl, struct segment *cs, struct segment *ss);
+/* What SYSCALL (@cpl 0) and SYSRET (3) load; @l: for 64-bit code. */
+void fast_syscall_segments(const struct cpu *c, unsigned cpl, bool l, struct segment *cs, struct segment *ss);
 
 /* Near branch to @rip: canonical and CS limit checks, #GP(0). Does not set cpu->rip. */
 void branch_check(struct cpu *c, u64 rip);

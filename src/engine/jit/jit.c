@@ -78,7 +78,7 @@ static void sync_levels(struct jit *j)
 
 		for (unsigned n = 0; n < ARRAY_SIZE(j->level); n++) {
 			struct jit_level *l = &j->level[n];
-			fast_syscall_segments(c, n ? 3 : 0, &l->cs, &l->ss);
+			fast_syscall_segments(c, n ? 3 : 0, true, &l->cs, &l->ss);
 			l->mmu_index = index[n];
 			l->tlb = c->tlbs->e[index[n]];
 		}
