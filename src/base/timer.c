@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <time.h>
 
 /* A binary heap of armed timers, earliest first; slots count from 1 so that slot 0 means "not armed". */
 struct timer_thread {
@@ -17,12 +16,24 @@ struct timer_thread {
 	struct timer *heap[];
 };
 
+#define NSEC_PER_SEC 1000000000ull
+
+u64 clock_ns(clockid_t id)
+{
+	struct timespec ts = {.tv_sec = 0};
+
+	clock_gettime(id, &ts);
+	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
+}
+
+struct timespec clock_timespec(u64 ns)
+{
+	return (struct timespec){.tv_sec = (time_t)(ns / NSEC_PER_SEC), .tv_nsec = (long)(ns % NSEC_PER_SEC)};
+}
+
 u64 timer_now(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (u64)ts.tv_sec * 1000000000ull + (u64)ts.tv_nsec;
+	return clock_ns(CLOCK_MONOTONIC);
 }
 
 static void place(struct timer_thread *tt, struct timer *t, u32 slot)
@@ -98,10 +109,7 @@ static void *timer_main(void *arg)
 		}
 		tt->sleeping_to = t ? t->deadline : TIMER_NEVER;
 		if (t) {
-			struct timespec ts = {
-				.tv_sec = (time_t)(t->deadline / 1000000000ull),
-				.tv_nsec = (long)(t->deadline % 1000000000ull),
-			};
+			struct timespec ts = clock_timespec(t->deadline);
 			pthread_cond_timedwait(&tt->cond, &tt->lock, &ts);
 		} else {
 			pthread_cond_wait(&tt->cond, &tt->lock);

@@ -2,6 +2,8 @@
 #ifndef BASE_TIMER_H
 #define BASE_TIMER_H
 
+#include <time.h>
+
 #include "base/types.h"
 
 struct timer_thread;
@@ -17,6 +19,12 @@ struct timer {
 	u64 deadline;
 	u32 slot; /* 1 + place in the heap, 0 when idle */
 };
+
+/* Now, in nanoseconds of @id; 0 when there is no such clock. */
+u64 clock_ns(clockid_t id);
+
+/* The same as kernel interfaces want it. */
+struct timespec clock_timespec(u64 ns);
 
 /* Now, in nanoseconds of CLOCK_MONOTONIC. */
 u64 timer_now(void);

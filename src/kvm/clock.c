@@ -7,7 +7,6 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 #include <x86intrin.h>
 
 #include "kvm/kvm.h"
@@ -38,14 +37,6 @@ struct pvclock_wall {
 struct clock_sample {
 	u64 tsc, ns;
 };
-
-static u64 clock_ns(clockid_t id)
-{
-	struct timespec ts;
-
-	clock_gettime(id, &ts);
-	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
-}
 
 /* The two clocks at one moment: the closest of several tries. */
 static struct clock_sample clock_sample(clockid_t id)

@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "kvm/kvm.h"
@@ -421,10 +420,9 @@ static int vcpu_sleep(struct vcpu *v)
 		return 1;
 	/* Without a timeout the kernel would restart the wait after a handler that was installed with SA_RESTART. */
 	u64 until = deadline == IRQCHIP_NEVER ? INT64_MAX : deadline;
-	struct timespec ts = {.tv_sec = (time_t)(until / 1000000000u), .tv_nsec = (long)(until % 1000000000u)};
 	if (deadline != IRQCHIP_NEVER)
 		prctl(PR_SET_TIMERSLACK, 1UL);
-	int r = sigmask_wait(v, wake_word(v), word, &ts);
+	int r = sigmask_wait(v, wake_word(v), word, until);
 	if (deadline != IRQCHIP_NEVER)
 		prctl(PR_SET_TIMERSLACK, 0UL); /* back to the thread's default */
 	if (r == -EINTR)

@@ -135,12 +135,11 @@ void sigmask_wake(struct vcpu *v)
 		return; /* the counter is full: it is awake */
 }
 
-static int poll_wait(struct sigmask *m, const struct timespec *abs)
+static int poll_wait(struct sigmask *m, u64 until)
 {
 	struct pollfd fds[] = {{.fd = m->sigfd, .events = POLLIN}, {.fd = m->wakefd, .events = POLLIN}};
-	u64 until = (u64)abs->tv_sec * 1000000000u + (u64)abs->tv_nsec, now = timer_now(), count;
-	u64 ns = until > now ? until - now : 0;
-	struct timespec rel = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
+	u64 now = timer_now(), count;
+	struct timespec rel = clock_timespec(until > now ? until - now : 0);
 
 	if (ppoll(fds, 2, &rel, NULL) < 0 || fds[0].revents)
 		return -EINTR;
@@ -149,11 +148,13 @@ static int poll_wait(struct sigmask *m, const struct timespec *abs)
 	return 0;
 }
 
-int sigmask_wait(struct vcpu *v, u32 *word, u32 value, const struct timespec *abs)
+int sigmask_wait(struct vcpu *v, u32 *word, u32 value, u64 until)
 {
+	struct timespec abs = clock_timespec(until);
+
 	if (in_force(v))
-		return poll_wait(v->sigmask, abs);
-	if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value, abs, NULL, FUTEX_BITSET_MATCH_ANY) < 0 && errno == EINTR)
+		return poll_wait(v->sigmask, until);
+	if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value, &abs, NULL, FUTEX_BITSET_MATCH_ANY) < 0 && errno == EINTR)
 		return -EINTR;
 	return 0;
 }

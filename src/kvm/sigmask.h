@@ -6,7 +6,6 @@
 #define KVM_SIGMASK_H
 
 #include <signal.h>
-#include <time.h>
 
 #include "base/types.h"
 
@@ -25,8 +24,8 @@ void sigmask_deactivate(struct vcpu *v);
 /* True when a signal of the mask waits. */
 bool sigmask_pending(struct vcpu *v);
 
-/* Sleeps while *@word is @value, until @abs (CLOCK_MONOTONIC) or a signal: -EINTR then, else 0. */
-int sigmask_wait(struct vcpu *v, u32 *word, u32 value, const struct timespec *abs);
+/* Sleeps while *@word is @value, until @until (ns of CLOCK_MONOTONIC) or a signal: -EINTR then, else 0. */
+int sigmask_wait(struct vcpu *v, u32 *word, u32 value, u64 until);
 
 /* Called by whoever wakes @v, from any thread. */
 void sigmask_wake(struct vcpu *v);

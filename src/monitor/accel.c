@@ -9,7 +9,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/timer.h"
@@ -59,12 +58,9 @@ static void reap(pid_t pid)
 /* Processor time @pid has used: on a busy machine its progress is measured by that. */
 static u64 used_ns(pid_t pid)
 {
-	struct timespec ts;
 	clockid_t clock;
 
-	if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &ts) < 0)
-		return 0;
-	return (u64)ts.tv_sec * 1000000000u + (u64)ts.tv_nsec;
+	return clock_getcpuclockid(pid, &clock) ? 0 : clock_ns(clock);
 }
 
 /*

@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/timer.h"
 #include "monitor/cpuid.h"
 #include "monitor/platform.h"
 
@@ -151,10 +151,7 @@ _Static_assert(offsetof(struct accel_results, mmio) == 72 && TIMER_VECTOR == 0x4
 /* Processor time of this thread, the guest's included: what others take of a busy machine does not count. */
 static u64 thread_ns(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-	return (u64)ts.tv_sec * 1000000000u + (u64)ts.tv_nsec;
+	return clock_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
 static u64 native_loop_ns(void)

@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "host/terminal.h"
 #include "monitor/machine.h"
@@ -68,10 +67,7 @@ static u64 board_monotonic_ns(struct board *b)
 
 static u64 board_wall_ns(struct board *b)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (u64)ts.tv_sec * 1000000000u + (u64)ts.tv_nsec;
+	return clock_ns(CLOCK_REALTIME);
 }
 
 static void device_timer_fired(struct timer *t)
