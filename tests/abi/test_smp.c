@@ -110,23 +110,37 @@ static void test_wait_interrupted(void **state)
 	assert_int_equal(res.reason[0], KVM_EXIT_INTR);
 }
 
+/* Both at once, each to its OUT. */
+static void run_both(struct smp *s)
+{
+	struct result res = {.s = s};
+	pthread_t t;
+
+	pthread_create(&t, NULL, run_second, &res);
+	abi_run_to_out(&s->m, 0x10);
+	pthread_join(t, NULL);
+	assert_int_equal(res.reason[0], KVM_EXIT_IO);
+}
+
+/* Code for the second one, which may start at once. */
+static void load_second(struct smp *s, const u8 *code, size_t size)
+{
+	struct kvm_mp_state mp = {KVM_MP_STATE_RUNNABLE};
+
+	ioc_ok(s->fd[1], KVM_SET_MP_STATE, &mp);
+	abi_load(&s->m, s->fd[1], code, size);
+}
+
 /* Both count in the same word with LOCK, for real at the same time: nothing is lost. */
 GUEST16(count_locked, "movl $20000, %ecx; 1: lock incl 0x3000; decl %ecx; jnz 1b; outb %al, $0x10");
 
 static void test_parallel(void **state)
 {
 	struct smp *s = *state;
-	struct result res = {.s = s};
-	struct kvm_mp_state mp = {KVM_MP_STATE_RUNNABLE};
-	pthread_t t;
 
-	ioc_ok(s->fd[1], KVM_SET_MP_STATE, &mp);
 	ABI_LOAD(&s->m, count_locked);
-	abi_load(&s->m, s->fd[1], count_locked, (size_t)(count_locked_end - count_locked));
-	pthread_create(&t, NULL, run_second, &res);
-	abi_run_to_out(&s->m, 0x10);
-	pthread_join(t, NULL);
-	assert_int_equal(res.reason[0], KVM_EXIT_IO);
+	load_second(s, count_locked, (size_t)(count_locked_end - count_locked));
+	run_both(s);
 	assert_int_equal(*(u32 *)(s->m.mem + 0x3000), 40000);
 }
 
@@ -137,24 +151,16 @@ GUEST16(pong, "movw $1000, %cx; 1: pause; cmpw %cx, 0x3000; jne 1b; movw %cx, 0x
 static void test_ping_pong(void **state)
 {
 	struct smp *s = *state;
-	struct result res = {.s = s};
-	struct kvm_mp_state mp = {KVM_MP_STATE_RUNNABLE};
 	struct kvm_regs r;
-	pthread_t t;
 
-	ioc_ok(s->fd[1], KVM_SET_MP_STATE, &mp);
-	ABI_LOAD(&s->m, ping);
-	abi_load(&s->m, s->fd[1], pong, (size_t)(pong_end - pong));
-	/* The second one's code goes elsewhere: put both in place. */
+	load_second(s, pong, (size_t)(pong_end - pong));
+	/* Its code goes elsewhere. */
 	memcpy(s->m.mem + 0x5000, pong, (size_t)(pong_end - pong));
-	memcpy(s->m.mem + ABI_CODE, ping, (size_t)(ping_end - ping));
 	ioc_ok(s->fd[1], KVM_GET_REGS, &r);
 	r.rip = 0x5000;
 	ioc_ok(s->fd[1], KVM_SET_REGS, &r);
-	pthread_create(&t, NULL, run_second, &res);
-	abi_run_to_out(&s->m, 0x10);
-	pthread_join(t, NULL);
-	assert_int_equal(res.reason[0], KVM_EXIT_IO);
+	ABI_LOAD(&s->m, ping);
+	run_both(s);
 }
 
 /* An ioctl on a vCPU that runs waits until the run has ended. */
@@ -164,12 +170,10 @@ static void test_ioctl_waits(void **state)
 {
 	struct smp *s = *state;
 	struct result res = {.s = s};
-	struct kvm_mp_state mp = {KVM_MP_STATE_RUNNABLE};
 	struct kvm_regs r;
 	pthread_t t;
 
-	ioc_ok(s->fd[1], KVM_SET_MP_STATE, &mp);
-	abi_load(&s->m, s->fd[1], spin_then_out, (size_t)(spin_then_out_end - spin_then_out));
+	load_second(s, spin_then_out, (size_t)(spin_then_out_end - spin_then_out));
 	volatile u8 *running = s->m.mem + 0x3000;
 	*running = 0;
 	pthread_create(&t, NULL, run_second, &res);
