@@ -40,8 +40,6 @@ static u64 now_ns(clockid_t id)
 
 #define MSR_TSC 0x10
 #define MSR_TSC_ADJUST 0x3b
-#define MSR_WALL_CLOCK_NEW 0x4b564d00
-#define MSR_SYSTEM_TIME_NEW 0x4b564d01
 #define MSR_STEAL_TIME 0x4b564d03
 #define MSR_PV_EOI 0x4b564d04
 #define MSR_POLL 0x4b564d05

@@ -11,9 +11,6 @@
 #define CR4_OSFXSR (1ul << 9)
 #define CR4_OSXMMEXCPT (1ul << 10)
 #define CR4_OSXSAVE (1ul << 18)
-#define X87 1u
-#define SSE 2u
-#define AVX 4u
 
 static u8 area[4096] __attribute__((aligned(64))), area2[4096] __attribute__((aligned(64)));
 static u64 supported; /* XCR0 */

@@ -18,8 +18,6 @@
 #include "isa.h"
 
 #define XSAVE_LEGACY 512
-#define XSAVE_HEADER 64
-#define FP_MAGIC1 0x46505853u
 
 /* <sys/auxv.h> brings <elf.h>, whose names clash with those of the processor. */
 unsigned long getauxval(unsigned long type);
