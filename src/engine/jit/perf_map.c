@@ -25,11 +25,17 @@ static struct {
 
 static pthread_mutex_t enable_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* A client that closed our descriptor may have got its number for a file of its own. */
+static bool still_open(struct stat *st)
+{
+	return fstat(map.fd, st) == 0 && st->st_dev == map.dev && st->st_ino == map.ino;
+}
+
 /* Opened in a folder that everybody writes to: neither a link nor somebody else's file is written to. */
 static int open_map(void)
 {
 	char path[32];
-	struct stat st;
+	struct stat st, before;
 
 	snprintf(path, sizeof(path), "/tmp/perf-%d.map", getpid());
 	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
@@ -40,6 +46,11 @@ static int open_map(void)
 	if (!ours || ftruncate(fd, 0) < 0) {
 		close(fd);
 		return -EPERM;
+	}
+	/* The one that has ended: other threads may be about to look at its descriptor, which stays. */
+	if (still_open(&before) && before.st_dev == st.st_dev && before.st_ino == st.st_ino) {
+		close(fd);
+		return map.fd;
 	}
 	map.dev = st.st_dev;
 	map.ino = st.st_ino;
@@ -71,8 +82,7 @@ static void add(const void *start, size_t size, const char *name)
 	struct stat st;
 
 	int n = snprintf(line, sizeof(line), "%lx %zx %s\n", (u64)start, size, name);
-	/* A client that closed our descriptor may have got its number for a file of its own. */
-	bool ours = fstat(map.fd, &st) == 0 && st.st_dev == map.dev && st.st_ino == map.ino;
+	bool ours = still_open(&st);
 	if (ours && st.st_size < PERF_MAP_MAX && write(map.fd, line, (size_t)n) == n)
 		return;
 	/* Gone, at its end, or the disk is full. */
