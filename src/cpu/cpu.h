@@ -221,6 +221,15 @@ enum mmu_index {
 /* Non-global entries filled since the last flush, so that a CR3 write clears only those. */
 #define TLB_JOURNAL 1024
 
+/*
+ * Entries that have lost an exec tag for want of room since cpu->exec_gen[] changed, by half of the address space: user
+ * pages come and go in the entries of kernel code.
+ */
+struct tlb_gone {
+	bool any;
+	u8 bit[2][TLB_SIZE / 8];
+};
+
 /* Non-global translations of a PCID that is not in use, until CR3 comes back to it. */
 struct tlb_space {
 	u64 cr3;       /* whose low 12 bits are the PCID */
@@ -229,7 +238,7 @@ struct tlb_space {
 	u16 nr;
 	u16 at[TLB_JOURNAL]; /* as in the journal */
 	struct tlb_entry e[TLB_JOURNAL];
-	u8 exec_gone[2][TLB_SIZE / 8];
+	struct tlb_gone exec_gone;
 };
 #define TLB_SPACES 8
 
@@ -249,11 +258,7 @@ struct tlb {
 	u8 noted[NR_MMU_INDEX][TLB_SIZE / 8];  /* entries in the journal */
 	u8 global[NR_MMU_INDEX][TLB_SIZE / 8]; /* entries from pages with PTE.G */
 	u8 large_bits[64]; /* by a hash of the address: page_bits of the largest page seen, which INVLPG must drop whole */
-	/*
-	 * Entries that have lost an exec tag for want of room since cpu->exec_gen[] changed; by what it is an index of, and
-	 * by half of the address space: user pages come and go in the entries of kernel code.
-	 */
-	u8 exec_gone[2][2][TLB_SIZE / 8];
+	struct tlb_gone exec_gone[2]; /* by what cpu->exec_gen is an index of */
 	bool exec_local;  /* the supervisor has had exec tags of non-global pages since the last flush */
 	bool exec_shared; /* the user has had exec tags of global pages since the last full flush */
 	u64 write_gen;    /* counts tlb_drop_writes() */

@@ -17,7 +17,6 @@ static bool entry_empty(const struct tlb_entry *e, unsigned i)
 /* Before any number of entries change. */
 static void tell(struct cpu *c)
 {
-	c->tlbs->nr_victims = 0;
 	if (c->journal)
 		c->journal->tlb_flush(c);
 }
@@ -29,6 +28,26 @@ static void tell(struct cpu *c)
 
 /* Entries that have been filled are found by chunks: see tlb.touched. */
 #define CHUNK (TLB_SIZE / 64)
+
+static bool entry_within(const struct tlb_entry *e, u64 mask, u64 base)
+{
+	return (e->tag_r & mask) == base || (e->tag_w & mask) == base || (e->tag_x & mask) == base;
+}
+
+/* Entries put aside for want of room go with the others: the non-global ones, and those of a page. */
+static void victims_clear_local(struct tlb *tlb)
+{
+	for (unsigned n = 0; n < TLB_VICTIMS; n++)
+		if (!tlb->victim[n].global)
+			entry_clear(&tlb->victim[n].e, ID_I(tlb->victim[n].at));
+}
+
+static void victims_clear_page(struct tlb *tlb, u64 mask, u64 base)
+{
+	for (unsigned n = 0; n < TLB_VICTIMS; n++)
+		if (entry_within(&tlb->victim[n].e, mask, base))
+			entry_clear(&tlb->victim[n].e, ID_I(tlb->victim[n].at));
+}
 
 static bool chunk_touched(const struct tlb *tlb, unsigned idx, unsigned i)
 {
@@ -43,10 +62,18 @@ static unsigned exec_class(unsigned idx)
 	return idx != MMU_USER && idx != MMU_USER_ALIGN;
 }
 
+static void gone_copy(struct tlb_gone *to, const struct tlb_gone *from)
+{
+	if (to->any || from->any)
+		*to = *from;
+}
+
 static void exec_forget(struct cpu *c, unsigned class)
 {
+	static const struct tlb_gone none;
+
 	c->exec_gen[class] = ++c->exec_gen_last;
-	memset(c->tlbs->exec_gone[class], 0, sizeof(c->tlbs->exec_gone[class]));
+	gone_copy(&c->tlbs->exec_gone[class], &none);
 }
 
 /* The non-global entries have gone. */
@@ -69,10 +96,13 @@ static void exec_note(struct tlb *tlb, unsigned idx, bool global)
 /* The entry makes way for another, but what was derived from it is still in use. */
 static void exec_gone(struct tlb *tlb, unsigned idx, unsigned i)
 {
+	struct tlb_gone *g = &tlb->exec_gone[exec_class(idx)];
 	u64 tag = tlb->e[idx][i].tag_x;
 
-	if (tag != tag_none(i))
-		bit_set(tlb->exec_gone[exec_class(idx)][tag >> 63], i, true);
+	if (tag == tag_none(i))
+		return;
+	g->any = true;
+	bit_set(g->bit[tag >> 63], i, true);
 }
 
 /* --- Who writes to a host page ----------------------------------------------------------------------------------- */
@@ -211,6 +241,7 @@ static void local_sweep(struct tlb *tlb)
 
 static void local_clear(struct tlb *tlb, struct tlb_space *s)
 {
+	victims_clear_local(tlb);
 	journal_empty(tlb, s);
 	if (tlb->journal_n > TLB_JOURNAL)
 		local_sweep(tlb);
@@ -252,7 +283,7 @@ static void space_restore(struct cpu *c, struct tlb_space *s)
 		if (e->tag_x != tag_none(i))
 			exec_note(tlb, idx, false);
 	}
-	memcpy(tlb->exec_gone[0], s->exec_gone, sizeof(s->exec_gone));
+	gone_copy(&tlb->exec_gone[0], &s->exec_gone);
 	c->exec_gen[0] = s->exec_gen;
 	space_drop(s);
 }
@@ -287,7 +318,7 @@ void tlb_switch(struct cpu *c, u64 cr3, bool keep)
 	from->write_gen = tlb->write_gen;
 	/* Where global pages are the user's code as well, nobody would tell the names put aside that one has gone. */
 	from->exec_gen = tlb->exec_shared ? ++c->exec_gen_last : c->exec_gen[0];
-	memcpy(from->exec_gone, tlb->exec_gone[0], sizeof(from->exec_gone));
+	gone_copy(&from->exec_gone, &tlb->exec_gone[0]);
 	exec_forget_local(c);
 	if (to)
 		space_restore(c, to);
@@ -309,7 +340,7 @@ void tlb_flush_all(struct cpu *c)
 	}
 	memset(tlb->noted, 0, sizeof(tlb->noted));
 	memset(tlb->large_bits, 0, sizeof(tlb->large_bits));
-	tlb->journal_n = 0;
+	tlb->journal_n = tlb->nr_victims = 0;
 	spaces_drop(tlb);
 	tlb->exec_local = tlb->exec_shared = false;
 	exec_forget(c, 0);
@@ -340,11 +371,6 @@ void tlb_flush_pcid(struct cpu *c, unsigned pcid)
 	c->stat.tlb_flushes++;
 }
 
-static bool entry_within(const struct tlb_entry *e, u64 mask, u64 base)
-{
-	return (e->tag_r & mask) == base || (e->tag_w & mask) == base || (e->tag_x & mask) == base;
-}
-
 /* Large pages are remembered by the GiB that they are in. */
 static u8 *large_bits(struct tlb *tlb, u64 la)
 {
@@ -363,10 +389,11 @@ void tlb_flush_page(struct cpu *c, u64 la)
 	bool exec[2] = {false, false};
 
 	tell(c);
+	victims_clear_page(tlb, mask, base);
 	for (unsigned n = 0; n < nr; n++) {
 		unsigned i = (first + n) & (TLB_SIZE - 1);
-		exec[0] |= bit_get(tlb->exec_gone[0][la >> 63], i);
-		exec[1] |= bit_get(tlb->exec_gone[1][la >> 63], i);
+		exec[0] |= bit_get(tlb->exec_gone[0].bit[la >> 63], i);
+		exec[1] |= bit_get(tlb->exec_gone[1].bit[la >> 63], i);
 		for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++) {
 			struct tlb_entry *e = &tlb->e[idx][i];
 			if (!entry_within(e, mask, base))

@@ -1,7 +1,7 @@
 /*
  * An instruction that goes on in the next page: a block of its own. Writes to the first page end it, as they end any
- * block; the rest of its bytes is compared with memory each time, by way of the TLB, so it may be mapped and written as
- * it likes. Whatever is not there or not the same is the interpreter's to fetch.
+ * block; the rest of its bytes is compared with memory each time, wherever that is then, so it may be mapped and written
+ * as it likes. Whatever is not there or not the same is the interpreter's to fetch.
  */
 #include "engine/jit/tr.h"
 
@@ -34,11 +34,11 @@ static void emit_compare(struct tr *t, const struct insn *i, unsigned at, unsign
 	tr_emit_c_path(t, i, CC_NE);
 }
 
-void tr_cross_check(struct tr *t, const struct insn *i)
+/* The host's address of the next page into S0, or to C. */
+static void emit_next_page(struct tr *t, const struct insn *i, jit_place next)
 {
 	struct emit *e = t->e;
 	struct tlb_entry *array = t->j->cpu->tlbs->e[jit_mmu_index(t->b)];
-	jit_place next = next_page(t, t->place);
 
 	tr_emit_rip(t, S0, next);
 	if (t->b->fixed) {
@@ -54,6 +54,25 @@ void tr_cross_check(struct tr *t, const struct insn *i)
 		tr_emit_c_path(t, i, CC_NE);
 		emit_rm_disp(e, 1, 0x8b, S0, S1, (s32)(u64)&array->host);
 	}
+}
+
+void tr_cross_check(struct tr *t, const struct insn *i)
+{
+	struct emit *e = t->e;
+	struct cpu *c = t->j->cpu;
+	jit_place next = next_page(t, t->place);
+	u8 *same = NULL;
+
+	if (t->far) {
+		/* As long as the supervisor's translations have their name, the page is where it was. */
+		emit_mov_imm(e, S1, c->exec_gen[1]);
+		emit_mov_imm(e, S0, tlb_at(c, next)->host);
+		emit_ra(e, 1, 0x3b, S1, &c->exec_gen[1]); /* cmp */
+		same = emit_jcc(e, CC_E);
+	}
+	emit_next_page(t, i, next);
+	if (same)
+		emit_patch(same, e->p);
 	for (unsigned at = 0, left = i->len - t->cross; left;) {
 		unsigned size = left >= 4 ? 4 : left >= 2 ? 2 : 1;
 
