@@ -39,8 +39,8 @@ void anykvm_signal(void);
 
 /*
  * Names the engine that runs the guests of VMs created from now on: "jit" (the translator), "interp" (the interpreter)
- * or "lockstep" (both, compared: docs/engine.md; one vCPU). Before the first call it is the environment's ANYKVM_ENGINE,
- * or else the translator. 0, or -EINVAL.
+ * or "lockstep" (both, compared: docs/engine.md; one vCPU). Before the first call it is the environment's
+ * ANYKVM_ENGINE, or else the translator. 0, or -EINVAL.
  */
 int anykvm_set_engine(const char *name);
 

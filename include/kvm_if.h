@@ -14,7 +14,7 @@ struct kvm_if {
 	int (*open)(void);
 	/* ioctl(2) on a descriptor of this interface. Returns its value (>= 0) or -errno. */
 	long (*ioctl)(int fd, unsigned long request, void *arg);
-	/* mmap(2), shared and read-write, of @size bytes at offset 0 of a vCPU descriptor. NULL and errno on failure. */
+	/* mmap(2), shared and read-write, of a vCPU descriptor's first @size bytes. NULL and errno on failure. */
 	void *(*mmap)(int fd, size_t size);
 	/* close(2). The object lives until the last descriptor that refers to it is closed. */
 	int (*close)(int fd);

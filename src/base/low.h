@@ -1,4 +1,4 @@
-/* Zeroed memory below 2 GiB where the host has some left there: generated code can name it in 32 bits. Elsewhere if not. */
+/* Zeroed memory below 2 GiB where the host has some left there: generated code can name it in 32 bits. Or elsewhere. */
 #ifndef BASE_LOW_H
 #define BASE_LOW_H
 

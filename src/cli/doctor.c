@@ -129,7 +129,8 @@ static void show_limits(void)
 		if (r.rlim_cur == RLIM_INFINITY)
 			snprintf(text, sizeof(text), "unlimited");
 		else
-			snprintf(text, sizeof(text), "%llu%s", (unsigned long long)r.rlim_cur >> limit[i].shift, limit[i].unit);
+			snprintf(text, sizeof(text), "%llu%s", (unsigned long long)r.rlim_cur >> limit[i].shift,
+				 limit[i].unit);
 		line(limit[i].name, text);
 	}
 	line("max_map_count", first_line("/proc/sys/vm/max_map_count", buf, sizeof(buf)) ? buf : "unknown");
@@ -154,7 +155,8 @@ static void show_kvm(void)
 int cli_doctor(int argc, char **argv)
 {
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
-		puts("Usage: anykvm doctor\n\nTells what this machine offers: a usable /dev/kvm or why there is none, the\n"
+		puts("Usage: anykvm doctor\n\n"
+		     "Tells what this machine offers: a usable /dev/kvm or why there is none, the\n"
 		     "processor's features, limits, and what anykvm run --accel auto would use.");
 		return STATUS_OK;
 	}

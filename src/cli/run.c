@@ -62,7 +62,8 @@ static int take_cpus(struct options *o, const char *arg)
 	u64 n;
 
 	if (!cli_parse_count(arg, &n) || n < 1 || n > MACHINE_MAX_CPUS)
-		return cli_usage_error("run", "-c wants a number of CPUs from 1 to %u, not '%s'", MACHINE_MAX_CPUS, arg);
+		return cli_usage_error("run", "-c wants a number of CPUs from 1 to %u, not '%s'", MACHINE_MAX_CPUS,
+				       arg);
 	o->machine.nr_cpus = (unsigned)n;
 	return 0;
 }
@@ -126,7 +127,8 @@ static int parse(struct options *o, int argc, char **argv)
 			break;
 		case OPT_ENGINE:
 			if (anykvm_set_engine(optarg))
-				return cli_usage_error("run", "--engine wants interp, jit or lockstep, not '%s'", optarg);
+				return cli_usage_error("run", "--engine wants interp, jit or lockstep, not '%s'",
+						       optarg);
 			break;
 		case ':': return cli_usage_error("run", "option '%s' wants an argument", argv[optind - 1]);
 		default:

@@ -130,7 +130,9 @@ struct fpu_state {
  * An event to deliver: an exception, an external interrupt, an NMI, a software interrupt.
  * (SDM vol. 3A, chapter 6.)
  */
-enum event_type { EV_NONE, EV_EXTINT, EV_NMI, EV_EXCEPTION, EV_SOFTINT /* INT n */, EV_SOFTEXC /* INT3, INTO */, EV_ICEBP };
+enum event_type {
+	EV_NONE, EV_EXTINT, EV_NMI, EV_EXCEPTION, EV_SOFTINT /* INT n */, EV_SOFTEXC /* INT3, INTO */, EV_ICEBP
+};
 
 struct event {
 	u8 type; /* enum event_type */
@@ -151,7 +153,10 @@ struct event {
  * and RIP stays at the instruction until it is whole. Emptied when the instruction retires
  * (or, in a REP string, when one iteration does).
  */
-enum io_kind { IO_NONE, IO_PIO_IN, IO_PIO_OUT, IO_MMIO_READ, IO_MMIO_WRITE, IO_RDMSR, IO_WRMSR, IO_CR8_READ, IO_CR8_WRITE, IO_HYPERCALL };
+enum io_kind {
+	IO_NONE, IO_PIO_IN, IO_PIO_OUT, IO_MMIO_READ, IO_MMIO_WRITE, IO_RDMSR, IO_WRMSR, IO_CR8_READ, IO_CR8_WRITE,
+	IO_HYPERCALL
+};
 
 struct io_op {
 	u8 kind;    /* enum io_kind */
@@ -199,7 +204,8 @@ struct cpu_exit {
 /* --- TLB ----------------------------------------------------------------------------------------
  * Direct-mapped; one array per MMU index, so that user and supervisor, WP and SMAP/AC never need a flush.
  * A tag is the linear page address when the access may go straight to the same offset of @host,
- * else one that no access to this entry can have. The write tag is set only when the page's dirty bit (and dirty log) is already set.
+ * else one that no access to this entry can have. The write tag is set only when the page's dirty bit (and dirty log)
+ * is already set.
  */
 #define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
@@ -257,7 +263,8 @@ struct tlb {
 	u16 journal[TLB_JOURNAL]; /* mmu_index << TLB_BITS | entry */
 	u8 noted[NR_MMU_INDEX][TLB_SIZE / 8];  /* entries in the journal */
 	u8 global[NR_MMU_INDEX][TLB_SIZE / 8]; /* entries from pages with PTE.G */
-	u8 large_bits[64]; /* by a hash of the address: page_bits of the largest page seen, which INVLPG must drop whole */
+	/* by a hash of the address: page_bits of the largest page seen, which INVLPG must drop whole */
+	u8 large_bits[64];
 	struct tlb_gone exec_gone[2]; /* by what cpu->exec_gen is an index of */
 	bool exec_local;  /* the supervisor has had exec tags of non-global pages since the last flush */
 	bool exec_shared; /* the user has had exec tags of global pages since the last full flush */
@@ -355,9 +362,9 @@ struct cpu {
 
 	struct tlb *tlbs;
 	/*
-	 * [cpl < 3]: names the present translations of code. Whatever was derived from an exec tag under one value holds
-	 * again whenever the value is back: it comes and goes with the PCID, and the supervisor's lasts as long as the
-	 * global entries that its code is in. A value is never used again for others.
+	 * [cpl < 3]: names the present translations of code. Whatever was derived from an exec tag under one value
+	 * holds again whenever the value is back: it comes and goes with the PCID, and the supervisor's lasts as long
+	 * as the global entries that its code is in. A value is never used again for others.
 	 */
 	u64 exec_gen[2];
 	u64 exec_gen_last; /* the latest value given */
@@ -372,11 +379,11 @@ struct cpu {
 	bool in_engine;  /* this thread executes guest code: a host SIGSEGV, SIGBUS or SIGFPE is the guest's */
 	void *engine;    /* the engine's own */
 	void *engine_vm; /* what the engine shares between the vCPUs of a VM; set before x86_ops.vcpu_create */
-	/* The engine's, or NULL: @size bytes at @host, on a page that gpa_has_code(), are about to be written by this vCPU. */
+	/* The engine's, or NULL: this vCPU is about to write @size bytes at @host, on a page that gpa_has_code(). */
 	void (*code_write)(struct cpu *c, const struct gpa_slot *slot, u64 gpa, u8 *host, unsigned size);
 	/* Likewise: such a page, at @host, is entered in the TLB. */
 	void (*code_fill)(struct cpu *c, const u8 *host);
-	/* Likewise: a signal has interrupted guest code, with this ucontext_t; the registers must be brought up to date. */
+	/* Likewise: a signal has interrupted guest code, with this ucontext_t; registers must be brought up to date. */
 	void (*host_fault)(struct cpu *c, const void *context);
 	struct cpu_journal *journal; /* the engine's, or NULL */
 

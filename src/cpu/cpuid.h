@@ -18,7 +18,10 @@ struct cpuid_entry {
  */
 unsigned cpuid_supported(struct cpuid_entry *e, unsigned max);
 
-/* The CPUID instruction: EAX and ECX in, the four registers out. Dynamic bits (OSXSAVE, APIC, OSPKE, XSAVE sizes) are computed. */
+/*
+ * The CPUID instruction: EAX and ECX in, the four registers out. Dynamic bits (OSXSAVE, APIC, OSPKE, XSAVE sizes) are
+ * computed.
+ */
 void cpuid_execute(const struct cpu *c, u32 function, u32 index, u32 out[4]);
 
 /*

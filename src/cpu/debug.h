@@ -1,4 +1,7 @@
-/* Debug registers at work: breakpoints, watchpoints, single step, and the client's guest debugging (SDM vol. 3B, chapter 18). */
+/*
+ * Debug registers at work: breakpoints, watchpoints, single step, and the client's guest debugging (SDM vol. 3B,
+ * chapter 18).
+ */
 #ifndef CPU_DEBUG_H
 #define CPU_DEBUG_H
 
@@ -13,7 +16,10 @@
 #define DR7_FIXED BIT64(10)
 #define DR7_GD BIT64(13)
 
-/* Recomputes cpu->debug_active and watch_active (flushing the TLB when the latter is on). After a change of DR0-7 or guest_debug. */
+/*
+ * Recomputes cpu->debug_active and watch_active (flushing the TLB when the latter is on). After a change of DR0-7 or
+ * guest_debug.
+ */
 void debug_update(struct cpu *c);
 
 /* For the slow path of memory accesses while cpu->watch_active: notes hits in cpu->db_pending. */

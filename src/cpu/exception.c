@@ -104,7 +104,10 @@ static u64 return_rip(const struct cpu *c, const struct event *e)
 	return c->code_bits == 64 ? rip : c->code_bits == 32 ? (u32)rip : (u16)rip;
 }
 
-/* What is pushed or, by a task gate, saved in the old TSS: RF is set for faults, but not for instruction breakpoints (SDM vol. 3B, 18.3.1.1). */
+/*
+ * What is pushed or, by a task gate, saved in the old TSS: RF is set for faults, but not for instruction breakpoints
+ * (SDM vol. 3B, 18.3.1.1).
+ */
 u64 event_saved_flags(const struct cpu *c, const struct event *e)
 {
 	bool trap = e->vector == VEC_BP || e->vector == VEC_OF || e->vector == VEC_DF || e->vector == VEC_MC;
@@ -251,7 +254,8 @@ static void deliver_protected(struct cpu *c, const struct event *e)
 static void push_long(struct cpu *c, const struct event *e, struct stack *st, u32 ext)
 {
 	const u64 frame[] = {
-		e->error, return_rip(c, e), c->seg[SEG_CS].selector, event_saved_flags(c, e), c->gpr[RSP], c->seg[SEG_SS].selector,
+		e->error, return_rip(c, e), c->seg[SEG_CS].selector, event_saved_flags(c, e), c->gpr[RSP],
+		c->seg[SEG_SS].selector,
 	};
 	unsigned first = !e->has_error, size = (unsigned)sizeof(frame) - first * 8;
 

@@ -150,7 +150,8 @@ static void call_gate_call(struct cpu *c, const struct call_gate *g, u64 next)
 		call_inner(c, g, next);
 		return;
 	}
-	struct stack st = (c->efer & EFER_LMA) && c->mode != MODE_64 ? stack_long(c, c->cpl, (u32)c->gpr[RSP]) : stack_here(c);
+	bool compat = (c->efer & EFER_LMA) && c->mode != MODE_64;
+	struct stack st = compat ? stack_long(c, c->cpl, (u32)c->gpr[RSP]) : stack_here(c);
 	push_return(c, &st, g->size, next, 0);
 	target_check(c, g->desc, g->offset);
 	load_cs(c, g->selector, g->desc, c->cpl, g->offset);
@@ -168,7 +169,7 @@ static void call_gate_jmp(struct cpu *c, const struct call_gate *g)
 	cpu_update_mode(c);
 }
 
-/* --- JMP and CALL --------------------------------------------------------------------------------------------------- */
+/* --- JMP and CALL ------------------------------------------------------------------------------------------------ */
 
 /* What the selector of a JMP or CALL stands for. */
 static void target_read(struct cpu *c, u16 selector, u64 *desc, u64 *high)
@@ -258,7 +259,7 @@ void far_call(struct cpu *c, u16 selector, u64 offset, unsigned size, u64 next)
 	}
 }
 
-/* --- RET and IRET ----------------------------------------------------------------------------------------------------- */
+/* --- RET and IRET ------------------------------------------------------------------------------------------------ */
 
 /* The code segment to return to: RPL is the new level. */
 static u64 return_code(struct cpu *c, u16 selector)
@@ -290,7 +291,8 @@ static struct segment return_ss(struct cpu *c, u16 selector, unsigned cpl, bool 
 			raise_gp0(c);
 		return (struct segment){.selector = selector, .unusable = 1, .dpl = (u8)cpl};
 	}
-	if (!desc_read(c, selector, &desc, NULL) || (selector & 3) != cpl || !desc_writable(desc) || desc_dpl(desc) != cpl)
+	if (!desc_read(c, selector, &desc, NULL) || (selector & 3) != cpl || !desc_writable(desc) ||
+	    desc_dpl(desc) != cpl)
 		raise_error(c, VEC_GP, error);
 	if (!desc_present(desc))
 		raise_error(c, VEC_SS, error);

@@ -165,7 +165,8 @@ enum isa {
 #define A_SHADOW BIT(21)   /* blocks interrupts for one instruction */
 #define A_VSIB BIT(22)     /* memory operand with a vector index */
 #define A_NOWAIT BIT(23)   /* x87: does not check pending exceptions (FNINIT, FNSTSW, ...) */
-#define A_OLDER BIT(24)    /* closed gate: the bytes are an older instruction, not #UD (TZCNT is BSF); sem does either, COPY only with the gate open */
+/* closed gate: the bytes are an older instruction, not #UD (TZCNT is BSF); sem does either, COPY with the gate open */
+#define A_OLDER BIT(24)
 #define A_E8 BIT(25)       /* EVEX masking: an element is 1 byte in memory; 2 with A_E16; else 8 or 4 by EVEX.W */
 #define A_E16 BIT(26)
 #define A_NF BIT(27)       /* EVEX masking does not suppress faults of the memory operand */
@@ -198,7 +199,8 @@ struct insn {
 	u16 row;       /* index into insn_rows */
 	u16 imm2;      /* ENTER's level, far pointer's selector, EXTRQ's second byte */
 	u8 len;        /* bytes, 1 to 15 */
-	u8 opsize;     /* 1, 2, 4, 8: of an operand of size v, else of the first sized one that is no immediate, else effective */
+	/* 1, 2, 4, 8: of an operand of size v, else of the first sized one that is no immediate, else effective */
+	u8 opsize;
 	u8 addrsize;   /* 2, 4, 8 */
 	u8 is_mem;     /* the r/m operand is in memory */
 	u16 mem_size;  /* its bytes (broadcast: one element); 0: only an address, or decided by the semantic function */

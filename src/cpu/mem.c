@@ -21,7 +21,8 @@ static u64 la_mask(const struct cpu *c, bool system)
 }
 
 /* The part of an access that lies in the page of @la. */
-static struct piece piece_get(struct cpu *c, enum mmu_index idx, enum seg_reg seg, u64 la, unsigned size, enum access acc)
+static struct piece piece_get(struct cpu *c, enum mmu_index idx, enum seg_reg seg, u64 la, unsigned size,
+			      enum access acc)
 {
 	u64 gpa = 0;
 	u8 *host = tlb_hit(c, idx, la, size, acc);

@@ -98,7 +98,8 @@ static inline __attribute__((always_inline)) u64 mem_read(struct cpu *c, enum se
 	return mem_read_slow(c, seg, la, size);
 }
 
-static inline __attribute__((always_inline)) void mem_write(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, u64 v)
+static inline __attribute__((always_inline))
+void mem_write(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, u64 v)
 {
 	struct tlb_entry *e = tlb_at(c, la);
 

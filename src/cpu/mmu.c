@@ -220,7 +220,8 @@ static bool walk_set_ad(struct cpu *c, struct walk *w, bool write)
 		if (c->journal)
 			c->journal->page(c, s->host);
 		if (w->entry_size == 8) {
-			if (!__atomic_compare_exchange_n((u64 *)s->host, &old, new, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+			if (!__atomic_compare_exchange_n((u64 *)s->host, &old, new, false, __ATOMIC_SEQ_CST,
+							 __ATOMIC_RELAXED))
 				return false;
 		} else {
 			u32 old32 = (u32)old;

@@ -52,7 +52,10 @@ static inline bool la_canonical(const struct cpu *c, u64 la)
  */
 void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum access acc, enum mmu_index idx, u64 *gpa);
 
-/* Host address of the code byte at linear address @la, which must be canonical; NULL with *@gpa for MMIO. #PF when not executable. */
+/*
+ * Host address of the code byte at linear address @la, which must be canonical; NULL with *@gpa for MMIO. #PF when
+ * not executable.
+ */
 const u8 *mmu_code(struct cpu *c, u64 la, u64 *gpa);
 
 /* Loads PDPTEs after a CR3 write under PAE. False: a reserved bit is set, #GP(0). */

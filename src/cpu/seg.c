@@ -43,7 +43,8 @@ void seg_from_desc(struct segment *s, u16 selector, u64 desc)
 {
 	*s = (struct segment){
 		.base = desc_base(desc), .limit = desc_limit(desc), .selector = selector, .type = (u8)desc_type(desc),
-		.present = desc_present(desc), .dpl = (u8)desc_dpl(desc), .db = desc_db(desc), .s = desc_is_segment(desc),
+		.present = desc_present(desc), .dpl = (u8)desc_dpl(desc), .db = desc_db(desc),
+		.s = desc_is_segment(desc),
 		.l = desc_long(desc), .g = desc >> 55 & 1, .avl = desc >> 52 & 1,
 	};
 }
@@ -253,7 +254,8 @@ struct stack stack_of_tss(struct cpu *c, unsigned cpl, u32 ext)
 	u16 selector = (u16)mem_read_system(c, tr->base + at + (wide ? 4 : 2), 2);
 	u32 error = (selector & ~3u) + ext;
 
-	if (!desc_read(c, selector, &desc, NULL) || (selector & 3) != cpl || desc_dpl(desc) != cpl || !desc_writable(desc))
+	if (!desc_read(c, selector, &desc, NULL) || (selector & 3) != cpl || desc_dpl(desc) != cpl ||
+	    !desc_writable(desc))
 		raise_error(c, VEC_TS, error);
 	if (!desc_present(desc))
 		raise_error(c, VEC_SS, error);

@@ -27,7 +27,10 @@ void fast_syscall_segments(const struct cpu *c, unsigned cpl, bool l, struct seg
 void branch_check(struct cpu *c, u64 rip);
 
 enum task_switch { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
-/* Task switch (SDM vol. 3A, 7.3). @next is saved as the old task's EIP; an exception's error code is pushed on the new stack. */
+/*
+ * Task switch (SDM vol. 3A, 7.3). @next is saved as the old task's EIP; an exception's error code is pushed on the
+ * new stack.
+ */
 void task_switch(struct cpu *c, u16 selector, enum task_switch why, u64 next, bool has_error, u32 error);
 
 /*
@@ -40,7 +43,10 @@ void seg_from_desc(struct segment *s, u16 selector, u64 desc);
 /* For VERR, VERW, LAR, LSL: the descriptor if it is visible at CPL and RPL, else false. */
 bool desc_visible(struct cpu *c, u16 selector, bool for_lsl, u64 *desc, u64 *high);
 
-/* Checked writes of control and debug registers: MOV CRn/DRn, and the KVM state ioctls' side. Raise #GP(0) on what the SDM forbids. */
+/*
+ * Checked writes of control and debug registers: MOV CRn/DRn, and the KVM state ioctls' side. Raise #GP(0) on what
+ * the SDM forbids.
+ */
 void cr0_write(struct cpu *c, u64 v);
 void cr3_write(struct cpu *c, u64 v);
 void cr4_write(struct cpu *c, u64 v);

@@ -242,7 +242,10 @@ static const u8 *open_part(struct cpu *c, const struct insn *i, u64 la, unsigned
 	return host ? host : bounce;
 }
 
-/* Other processors may write to the area meanwhile: what is checked is read once. Nothing changes before all is readable. */
+/*
+ * Other processors may write to the area meanwhile: what is checked is read once. Nothing changes before all of it is
+ * readable.
+ */
 static void xrstor(struct cpu *c, const struct insn *i, bool only_compacted)
 {
 	bool long_mode = c->code_bits == 64;

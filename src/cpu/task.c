@@ -101,7 +101,8 @@ static void task_load_ss(struct cpu *c, u16 selector, unsigned cpl, u32 ext)
 	u64 desc;
 	u32 error = (selector & ~3u) + ext;
 
-	if (!desc_read(c, selector, &desc, NULL) || !desc_writable(desc) || (selector & 3) != cpl || desc_dpl(desc) != cpl)
+	if (!desc_read(c, selector, &desc, NULL) || !desc_writable(desc) || (selector & 3) != cpl ||
+	    desc_dpl(desc) != cpl)
 		raise_error(c, VEC_TS, error);
 	if (!desc_present(desc))
 		raise_error(c, VEC_SS, error);

@@ -36,7 +36,7 @@ struct device_ops {
 	int (*init)(struct device *d);
 	/* The power-on state. */
 	void (*reset)(struct device *d);
-	/* @offset from the start of regions[@region], aligned to @size; min <= @size <= max. NULL: all ones, ignored. */
+	/* @offset from the start of regions[@region], aligned to @size, which is in its bounds. NULL: ones, ignored. */
 	u64 (*read)(struct device *d, unsigned region, u64 offset, unsigned size);
 	void (*write)(struct device *d, unsigned region, u64 offset, unsigned size, u64 value);
 	/*
@@ -44,7 +44,7 @@ struct device_ops {
 	 * called after every access, since an access may move the deadline. NULL: the device keeps no time.
 	 */
 	u64 (*tick)(struct device *d, u64 now_ns);
-	/* The console has keys: the device takes what it has room for by console_read(), now and when it has room again. */
+	/* The console has keys: the device takes what it has room for by console_read(), now and when it has again. */
 	void (*input)(struct device *d);
 	void (*fini)(struct device *d);
 };

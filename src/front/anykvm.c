@@ -23,7 +23,8 @@ static void read_environment(void)
 	if (name && vm_set_engine(name))
 		log_warn("ANYKVM_ENGINE=%s: no such engine (there are interp, jit and lockstep)", name);
 	if (cache && engine_jit_cache(strtoull(cache, NULL, 0)))
-		log_warn("ANYKVM_JIT_CACHE=%s: wanted is a number of bytes from %u to %u", cache, JIT_CACHE_MIN, JIT_CACHE_MAX);
+		log_warn("ANYKVM_JIT_CACHE=%s: wanted is a number of bytes from %u to %u", cache, JIT_CACHE_MIN,
+			 JIT_CACHE_MAX);
 	if (perf_map && strcmp(perf_map, "0") && engine_perf_map())
 		log_warn("ANYKVM_PERF_MAP: /tmp/perf-%d.map cannot be written", getpid());
 }

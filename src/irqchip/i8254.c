@@ -201,7 +201,8 @@ static void latch_status(struct i8254 *s, unsigned n)
 
 	if (c->status_latched)
 		return;
-	c->status = output(s, n) << 7 | (s->null_count >> n & 1) << 6 | (c->rw_mode & 3) << 4 | (c->mode & 7) << 1 | c->bcd;
+	c->status = output(s, n) << 7 | (s->null_count >> n & 1) << 6 | (c->rw_mode & 3) << 4 | (c->mode & 7) << 1 |
+		c->bcd;
 	c->status_latched = 1;
 }
 

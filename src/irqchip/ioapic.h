@@ -19,7 +19,8 @@ struct ioapic {
 	u32 irr_delivered;  /* edges in irr that have been sent */
 	u32 line[KVM_IOAPIC_NUM_PINS]; /* who drives the pin: a bit per enum irq_source */
 	u32 eoi_count[KVM_IOAPIC_NUM_PINS]; /* EOIs in a row that found the line still high */
-	u32 delayed;        /* pins whose next delivery waits for @deadline: a line stuck high must not starve the guest */
+	/* pins whose next delivery waits for @deadline: a line stuck high must not starve the guest */
+	u32 delayed;
 	u64 deadline;
 };
 

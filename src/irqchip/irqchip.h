@@ -71,7 +71,8 @@ struct irqchip {
 	bool no_broadcast_quirk;   /* KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK */
 	bool no_lint0_quirk;       /* KVM_X86_QUIRK_LINT0_REENABLED disabled */
 	bool no_mmio_hole_quirk;   /* KVM_X86_QUIRK_LAPIC_MMIO_HOLE disabled */
-	u32 bus_cycle_ns;   /* period of the LAPIC timer's clock (KVM_CAP_X86_APIC_BUS_CYCLES_NS); set before any LAPIC */
+	/* period of the LAPIC timer's clock (KVM_CAP_X86_APIC_BUS_CYCLES_NS); set before any LAPIC */
+	u32 bus_cycle_ns;
 
 	struct lapic *lapic[IRQCHIP_MAX_LAPICS]; /* the owner's; in order of lapic_init() */
 	u32 nr_lapic;

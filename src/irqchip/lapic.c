@@ -454,7 +454,8 @@ void lapic_fini(struct lapic *l)
 
 	for (u32 i = 0; i < chip->nr_lapic; i++)
 		if (chip->lapic[i] == l) {
-			memmove(&chip->lapic[i], &chip->lapic[i + 1], (chip->nr_lapic - i - 1) * sizeof(chip->lapic[0]));
+			memmove(&chip->lapic[i], &chip->lapic[i + 1],
+				(chip->nr_lapic - i - 1) * sizeof(chip->lapic[0]));
 			chip->nr_lapic--;
 			return;
 		}

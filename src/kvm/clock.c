@@ -179,7 +179,8 @@ static void synchronize_tsc(struct vcpu *v, u64 value, bool by_client)
 
 	pthread_mutex_lock(&vm->clock_lock);
 	u64 expected = vm->tsc_written_value + scaled(v, now - vm->tsc_written_at);
-	bool same = vm->tsc_started && (value == 0 || (vm->tsc_user_set && value < expected + hz && value + hz > expected));
+	bool near = vm->tsc_user_set && value < expected + hz && value + hz > expected;
+	bool same = vm->tsc_started && (value == 0 || near);
 	if (by_client)
 		vm->tsc_user_set = true;
 	if (!same) {
@@ -267,7 +268,7 @@ void vcpu_clock_update(struct vcpu *v)
 	if (v->clock_stopped)
 		t.flags |= PVCLOCK_GUEST_STOPPED;
 	v->clock_stopped = false;
-	/* An odd version says that the rest is not to be used. Writes to the area follow each other; x86 keeps their order. */
+	/* An odd version says that the rest is not to be used. Writes follow each other, and x86 keeps their order. */
 	v->pv_version += 2;
 	t.version = v->pv_version - 1;
 	guest_write(v->cpu.map, v->clock_area.gpa, &t.version, sizeof(t.version));

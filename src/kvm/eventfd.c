@@ -326,7 +326,7 @@ void vm_stop_eventfds(struct vm *vm)
 	vm->irqfd_thread = NULL;
 }
 
-/* --- ioeventfd ----------------------------------------------------------------------------------------------------- */
+/* --- ioeventfd --------------------------------------------------------------------------------------------------- */
 
 struct ioeventfd {
 	struct kvm_io_device dev;
@@ -372,7 +372,8 @@ static const struct kvm_io_device_ops ioeventfd_ops = {.write = ioeventfd_write,
 static bool collides(const struct ioeventfd *a, const struct ioeventfd *b)
 {
 	return a->bus == b->bus && a->addr == b->addr &&
-	       (!a->len || !b->len || (a->len == b->len && (a->wildcard || b->wildcard || a->datamatch == b->datamatch)));
+	       (!a->len || !b->len ||
+		(a->len == b->len && (a->wildcard || b->wildcard || a->datamatch == b->datamatch)));
 }
 
 static int ioeventfd_assign(struct vm *vm, enum bus bus, const struct kvm_ioeventfd *arg)
@@ -420,7 +421,8 @@ static int ioeventfd_deassign(struct vm *vm, enum bus bus, const struct kvm_ioev
 		return r;
 	pthread_rwlock_wrlock(&vm->bus_lock);
 	struct ioeventfd *e = vm->ioeventfds;
-	while (e && (e->bus != bus || e->id != id || e->addr != arg->addr || e->len != arg->len || e->wildcard != wildcard ||
+	while (e && (e->bus != bus || e->id != id || e->addr != arg->addr || e->len != arg->len ||
+		     e->wildcard != wildcard ||
 		     (!wildcard && e->datamatch != arg->datamatch)))
 		e = e->next;
 	if (e)

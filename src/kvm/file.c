@@ -85,7 +85,8 @@ int file_create(const struct file_ops *ops, void *obj, size_t size, void **map)
 		if (*map == MAP_FAILED)
 			goto fail;
 	}
-	*f = (struct file){.ops = ops, .obj = obj, .dev = st.st_dev, .ino = st.st_ino, .process = this_process, .refs = 1};
+	*f = (struct file){.ops = ops, .obj = obj, .dev = st.st_dev, .ino = st.st_ino, .process = this_process,
+			   .refs = 1};
 	pthread_mutex_lock(&registry_lock);
 	f->next = *bucket(f->ino);
 	*bucket(f->ino) = f;

@@ -49,7 +49,9 @@ void iobus_free(struct vm *vm)
 /* True when @r covers the access. */
 static bool covers(const struct io_range *r, u64 addr, unsigned len)
 {
-	return r->len ? addr >= r->addr && addr - r->addr < r->len && len <= r->len - (addr - r->addr) : addr == r->addr;
+	u64 at = addr - r->addr;
+
+	return r->len ? addr >= r->addr && at < r->len && len <= r->len - at : at == 0;
 }
 
 /*

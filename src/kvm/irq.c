@@ -282,7 +282,8 @@ int vcpu_lapic_create(struct vcpu *v)
 	atomic_store(&v->deadline, IRQCHIP_NEVER);
 	v->armed = IRQCHIP_NEVER;
 	if (!lapic_in_kernel(v)) {
-		v->cpu.apic_base = LAPIC_DEFAULT_BASE | LAPIC_BASE_ENABLE | (v->id == v->vm->boot_cpu_id ? LAPIC_BASE_BSP : 0);
+		v->cpu.apic_base = LAPIC_DEFAULT_BASE | LAPIC_BASE_ENABLE |
+				   (v->id == v->vm->boot_cpu_id ? LAPIC_BASE_BSP : 0);
 		return 0;
 	}
 	pthread_mutex_lock(&v->vm->irq_lock);

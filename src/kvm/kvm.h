@@ -162,7 +162,8 @@ struct vm {
 	/* Configured by KVM_ENABLE_CAP. */
 	_Atomic u32 disabled_quirks;         /* [a] KVM_X86_QUIRK_* */
 	_Atomic u32 user_msr_mask;           /* [a] KVM_MSR_EXIT_REASON_* */
-	bool exception_payload;              /* [L], read without: a change races with nothing but the client's own vCPUs */
+	/* [L], read without: a change races with nothing but the client's own vCPUs */
+	bool exception_payload;
 	bool triple_fault_event;
 	bool exit_on_emulation_failure;
 	u64 disabled_exits;                  /* KVM_X86_DISABLE_EXITS_* */

@@ -1,4 +1,4 @@
-/* What a guest that knows it runs on KVM may use: its MSRs, hypercalls, steal time, PV EOI (msr.rst, hypercalls.rst). */
+/* What a guest that knows KVM may use: its MSRs, hypercalls, steal time, PV EOI (msr.rst, hypercalls.rst). */
 #include <asm/kvm_para.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -233,7 +233,7 @@ void pv_eoi_collect(struct vcpu *v)
 		vcpu_request(v, VREQ_EVENT);
 }
 
-/* --- Hypercalls ------------------------------------------------------------------------------------------------------ */
+/* --- Hypercalls -------------------------------------------------------------------------------------------------- */
 
 static s64 hc_send_ipi(struct vcpu *v, u64 low, u64 high, u64 min, u64 icr)
 {

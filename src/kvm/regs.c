@@ -67,8 +67,9 @@ static void segment_set(struct segment *s, const struct kvm_segment *k)
 }
 
 /* Where kvm_sregs keeps each segment register. */
-#define SREGS_SEGMENTS(X) \
-	X(cs, SEG_CS) X(ds, SEG_DS) X(es, SEG_ES) X(fs, SEG_FS) X(gs, SEG_GS) X(ss, SEG_SS) X(tr, SEG_TR) X(ldt, SEG_LDTR)
+#define SREGS_SEGMENTS(X)                                                               \
+	X(cs, SEG_CS) X(ds, SEG_DS) X(es, SEG_ES) X(fs, SEG_FS) X(gs, SEG_GS) X(ss, SEG_SS) \
+	X(tr, SEG_TR) X(ldt, SEG_LDTR)
 
 /* The part that kvm_sregs and kvm_sregs2 share: all but their ends. */
 static void sregs_get_common(struct vcpu *v, struct kvm_sregs *s)
@@ -117,7 +118,8 @@ static bool sregs_valid(const struct vcpu *v, const struct kvm_sregs *s)
 	if (s->cr4 & ~cr4_allowed(&v->cpu))
 		return false;
 	/* Reserved bits of CR0's lower half are ignored, as by MOV. */
-	return !(s->cr0 >> 32) && (!(s->cr0 & CR0_NW) || (s->cr0 & CR0_CD)) && (!(s->cr0 & CR0_PG) || (s->cr0 & CR0_PE));
+	return !(s->cr0 >> 32) && (!(s->cr0 & CR0_NW) || (s->cr0 & CR0_CD)) &&
+		(!(s->cr0 & CR0_PG) || (s->cr0 & CR0_PE));
 }
 
 /* PAE paging keeps the four top entries in registers (SDM vol. 3A, 4.4.1). */
@@ -171,7 +173,8 @@ int sregs_set(struct vcpu *v, const struct kvm_sregs *s)
 	for (int n = 0; n < 4; n++) {
 		if (!s->interrupt_bitmap[n])
 			continue;
-		v->cpu.inject = (struct event){.type = EV_EXTINT, .vector = (u8)(n * 64 + __builtin_ctzll(s->interrupt_bitmap[n]))};
+		v->cpu.inject = (struct event){.type = EV_EXTINT,
+					       .vector = (u8)(n * 64 + __builtin_ctzll(s->interrupt_bitmap[n]))};
 		break;
 	}
 	return 0;

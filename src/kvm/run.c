@@ -290,7 +290,7 @@ static void post_run_save(struct vcpu *v)
 	run->ready_for_interrupt_injection = pic_in_kernel(v->vm) || ready_for_interrupt(v);
 }
 
-/* --- The loop -------------------------------------------------------------------------------------------------------- */
+/* --- The loop ---------------------------------------------------------------------------------------------------- */
 
 /* 1: go on; 0: exit to the client. */
 static int handle_requests(struct vcpu *v, u32 req)

@@ -154,7 +154,8 @@ int sigmask_wait(struct vcpu *v, u32 *word, u32 value, u64 until)
 
 	if (in_force(v))
 		return poll_wait(v->sigmask, until);
-	if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value, &abs, NULL, FUTEX_BITSET_MATCH_ANY) < 0 && errno == EINTR)
+	if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value, &abs, NULL, FUTEX_BITSET_MATCH_ANY) < 0 &&
+	    errno == EINTR)
 		return -EINTR;
 	return 0;
 }

@@ -58,7 +58,8 @@ static void injected_set(struct vcpu *v, const struct kvm_vcpu_events *e)
 	struct event *in = &v->cpu.inject;
 	struct event exception = {
 		.type = EV_EXCEPTION, .vector = e->exception.nr, .has_error = e->exception.has_error_code,
-		.error = e->exception.error_code, .has_payload = e->exception_has_payload, .payload = e->exception_payload,
+		.error = e->exception.error_code, .has_payload = e->exception_has_payload,
+		.payload = e->exception_payload,
 	};
 
 	in->type = EV_NONE;
@@ -77,8 +78,9 @@ static void injected_set(struct vcpu *v, const struct kvm_vcpu_events *e)
 
 int events_set(struct vcpu *v, const struct kvm_vcpu_events *events)
 {
-	const u32 known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW |
-			  KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD | KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+	const u32 known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
+			  KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD |
+			  KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
 	struct kvm_vcpu_events e = *events;
 
 	if (e.flags & ~known)
@@ -269,7 +271,7 @@ static int translate(struct vcpu *v, struct kvm_translation *t)
 	return 0;
 }
 
-/* --- Machine check ------------------------------------------------------------------------------------------------- */
+/* --- Machine check ----------------------------------------------------------------------------------------------- */
 
 #define MSR_MCG_CAP 0x179
 #define MCE_MAX_BANKS 32
@@ -286,7 +288,7 @@ static int mce_setup(struct vcpu *v, u64 cap)
 	return msr_write(&v->cpu, MSR_MCG_CAP, cap, true) == MSR_OK ? 0 : -EINVAL;
 }
 
-/* --- Attributes ------------------------------------------------------------------------------------------------------ */
+/* --- Attributes -------------------------------------------------------------------------------------------------- */
 
 static int tsc_attr(struct vcpu *v, unsigned cmd, unsigned long arg)
 {

@@ -128,7 +128,8 @@ void accel_check_kvm(struct accel_check *check)
 {
 	*check = (struct accel_check){.usable = false};
 	if (access(KVM_DEVICE_PATH, R_OK | W_OK) < 0)
-		return unusable(check, errno == ENOENT ? "there is none" : "no access", errno == ENOENT ? NULL : strerror(errno));
+		return unusable(check, errno == ENOENT ? "there is none" : "no access",
+				errno == ENOENT ? NULL : strerror(errno));
 
 	struct shared *shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 

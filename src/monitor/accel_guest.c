@@ -362,7 +362,8 @@ void accel_guest_run(const struct kvm_if *kvm, u8 *memory, struct accel_check *c
 	if (what)
 		snprintf(check->why, sizeof(check->why), "a test guest got %s wrong", what);
 	else
-		snprintf(check->why, sizeof(check->why), "%s: a test loop takes %.1f ms, natively %.1f ms; an exit %.1f us",
+		snprintf(check->why, sizeof(check->why),
+			 "%s: a test loop takes %.1f ms, natively %.1f ms; an exit %.1f us",
 			 check->usable ? "a test guest ran well" : "it is too slow", (double)check->guest_ns / 1e6,
 			 (double)check->native_ns / 1e6, (double)check->exit_ns / 1e3);
 }

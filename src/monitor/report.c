@@ -64,7 +64,9 @@ static void put_exit(struct text *t, const struct kvm_run *run)
 	put(t, "  exit: %s (%u)", exit_name(run->exit_reason), run->exit_reason);
 	switch (run->exit_reason) {
 	case KVM_EXIT_UNKNOWN: put(t, ", hardware reason 0x%llx", run->hw.hardware_exit_reason); break;
-	case KVM_EXIT_FAIL_ENTRY: put(t, ", hardware reason 0x%llx", run->fail_entry.hardware_entry_failure_reason); break;
+	case KVM_EXIT_FAIL_ENTRY:
+		put(t, ", hardware reason 0x%llx", run->fail_entry.hardware_entry_failure_reason);
+		break;
 	case KVM_EXIT_SYSTEM_EVENT: put(t, ", type %u", run->system_event.type); break;
 	case KVM_EXIT_INTERNAL_ERROR: {
 		put(t, ", suberror %u%s", run->internal.suberror,
@@ -130,7 +132,8 @@ static void put_state(struct text *t, struct vcpu *v)
 	put(t, "  R9  %016llx  R10 %016llx  R11 %016llx  R12 %016llx\n", r.r9, r.r10, r.r11, r.r12);
 	put(t, "  R13 %016llx  R14 %016llx  R15 %016llx\n", r.r13, r.r14, r.r15);
 	put(t, "  CR0 %08llx  CR2 %016llx  CR3 %016llx  CR4 %08llx  EFER %04llx\n", s.cr0, s.cr2, s.cr3, s.cr4, s.efer);
-	put(t, "  CS base %llx limit %x type %x dpl %u %s  IDT %llx limit %x  GDT %llx limit %x\n", s.cs.base, s.cs.limit,
+	put(t, "  CS base %llx limit %x type %x dpl %u %s  IDT %llx limit %x  GDT %llx limit %x\n", s.cs.base,
+	    s.cs.limit,
 	    s.cs.type, s.cs.dpl, s.cs.l ? "64-bit" : s.cs.db ? "32-bit" : "16-bit", s.idt.base, s.idt.limit, s.gdt.base,
 	    s.gdt.limit);
 	unsigned n = guest_code(v, s.cs.base + r.rip, code);

@@ -16,7 +16,8 @@ int block_cache_init(struct block_cache *bc)
 {
 	memset(bc, 0, sizeof(*bc));
 	bc->table = calloc(1u << BLOCK_TABLE_BITS, sizeof(*bc->table));
-	bc->pool = mmap(NULL, BLOCK_POOL_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	bc->pool = mmap(NULL, BLOCK_POOL_SIZE, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (bc->pool == MAP_FAILED)
 		bc->pool = NULL;
 	int r = bc->table && bc->pool ? copy_arena_init(&bc->copy, COPY_ARENA_SIZE) : -ENOMEM;
@@ -148,7 +149,8 @@ static const struct block *block_crossing(struct block_cache *bc, struct cpu *c,
 		block_cache_flush(bc);
 		block_bind(&bc->copy, c, i, st);
 	}
-	*b = (struct block){.code = p, .insns = i, .len = i->len, .nr = 1, .code_bits = c->code_bits, .ends = block_ends_at(i)};
+	*b = (struct block){.code = p, .insns = i, .len = i->len, .nr = 1, .code_bits = c->code_bits,
+			    .ends = block_ends_at(i)};
 	return b;
 }
 

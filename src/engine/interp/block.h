@@ -42,7 +42,10 @@ int block_cache_init(struct block_cache *bc);
 void block_cache_fini(struct block_cache *bc);
 void block_cache_flush(struct block_cache *bc);
 
-/* Chooses what executes @i, decoded with @st: its semantics, a thunk in @copy, or what raises the fault. False: @copy is full. */
+/*
+ * Chooses what executes @i, decoded with @st: its semantics, a thunk in @copy, or what raises the fault. False: @copy
+ * is full.
+ */
 bool block_bind(struct copy_arena *copy, struct cpu *c, struct insn *i, enum decode_status st);
 /* @i does nothing but raise a fault: no such instruction, or a prefix that it does not take. */
 bool block_faults_at(const struct insn *i);
@@ -94,7 +97,9 @@ static inline bool block_same_bytes(const u8 *a, const u8 *b, unsigned n)
 /* In legacy modes the whole instruction must lie within CS.limit (SDM vol. 3A, 5.3). */
 static inline bool block_in_limit(const struct cpu *c, const struct block *b)
 {
-	return c->code_bits == 64 || (c->rip <= c->seg[SEG_CS].limit && b->len - 1u <= c->seg[SEG_CS].limit - (u32)c->rip);
+	u32 limit = c->seg[SEG_CS].limit;
+
+	return c->code_bits == 64 || (c->rip <= limit && b->len - 1u <= limit - (u32)c->rip);
 }
 
 /* The block at the vCPU's RIP. May raise #PF, #GP; leaves with EXIT_EMULATION where there is no memory. */
@@ -107,7 +112,8 @@ static inline const struct block *block_get(struct block_cache *bc, struct cpu *
 		const u8 *p = (const u8 *)(tlb_host(e, la));
 		const struct block *b = block_slot(bc, p);
 
-		if (likely(b->code == p && b->code_bits == c->code_bits && block_same_bytes(p, block_bytes(b), b->len) &&
+		if (likely(b->code == p && b->code_bits == c->code_bits &&
+			   block_same_bytes(p, block_bytes(b), b->len) &&
 			   block_in_limit(c, b)))
 			return b;
 	}

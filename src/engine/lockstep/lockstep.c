@@ -142,7 +142,8 @@ static u64 flags_dead(const struct lockstep *l, const struct cpu *c)
 	const u8 *p = code_at(c, rip), *end = p + PAGE_SIZE - ((u64)p & (PAGE_SIZE - 1));
 	struct insn i;
 	for (; p && p < end && n < 2 * JIT_INSNS_MAX; n++, p += i.len)
-		if (decode(&i, p, (unsigned)MIN(end - p, 15l), c->code_bits) != DECODE_OK || !overwrites(&i, &live, &dead))
+		if (decode(&i, p, (unsigned)MIN(end - p, 15l), c->code_bits) != DECODE_OK ||
+		    !overwrites(&i, &live, &dead))
 			break;
 	return dead;
 }

@@ -1,6 +1,6 @@
 /*
- * What generated code and C functions change outside of struct cpu - guest memory, accessed and dirty bits, the TLB - so
- * that the same instructions can run twice from one state. Pages are kept whole: a write that strays within them is
+ * What generated code and C functions change outside of struct cpu - guest memory, accessed and dirty bits, the TLB -
+ * so that the same instructions can run twice from one state. Pages are kept whole: a write that strays within them is
  * seen too.
  *
  * No entry of the TLB has its write tag when a run begins, so the first write to each page goes through mmu_fill(),
