@@ -129,7 +129,8 @@ void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to)
 	j->nr_far += l->far && j->nr_far <= JIT_FAR_MAX;
 	l->next = to->incoming;
 	to->incoming = l;
-	emit_patch(l->saved && to->flags_live ? saved : l->jump, (u8 *)(to->entry - (u64)j->e.rx) + (l->back ? 0 : to->poll));
+	emit_patch(l->saved && to->flags_live ? saved : l->jump,
+		   (u8 *)(to->entry - (u64)j->e.rx) + (l->back ? 0 : to->poll));
 }
 
 /* All the far links to @b. */

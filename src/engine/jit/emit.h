@@ -129,7 +129,8 @@ static inline void emit_rm_disp(struct emit *e, unsigned w, unsigned op, unsigne
 }
 
 /* lea reg, [base + index << scale + disp32]; @w 0 cuts to 32 bits. */
-static inline void emit_lea_sib(struct emit *e, unsigned w, unsigned reg, unsigned base, unsigned index, unsigned scale, s32 disp)
+static inline void emit_lea_sib(struct emit *e, unsigned w, unsigned reg, unsigned base, unsigned index, unsigned scale,
+				s32 disp)
 {
 	emit8(e, 0x40 | w << 3 | reg >> 3 << 2 | index >> 3 << 1 | base >> 3);
 	emit8(e, 0x8d);
@@ -201,7 +202,9 @@ static inline u8 *emit_jmp_later(struct emit *e)
 	return e->p - 4;
 }
 
-/* Makes the rel32 at @at lead to @target, an address in the writable mapping (both mappings have the same distances). */
+/*
+ * Makes the rel32 at @at lead to @target, an address in the writable mapping (both mappings have the same distances).
+ */
 static inline void emit_patch(u8 *at, const u8 *target)
 {
 	s32 rel = (s32)(target - (at + 4));

@@ -85,8 +85,8 @@ static void make_vec_save(struct jit *j)
 }
 
 /*
- * As long as the guest has not used the upper parts of registers 0 to 15 (or executes VZEROUPPER) the host must know that
- * they are 0: else each of the guest's SSE instructions waits for what its destination was before, to keep them.
+ * As long as the guest has not used the upper parts of registers 0 to 15 (or executes VZEROUPPER) the host must know
+ * that they are 0: else each of the guest's SSE instructions waits for what its destination was before, to keep them.
  */
 static void emit_low_load(struct jit *j)
 {
@@ -153,7 +153,7 @@ void jit_emit_vec_load(struct jit *j)
 	emit_patch(skip, e->p);
 }
 
-/* --- x87 ------------------------------------------------------------------------------------------------------------- */
+/* --- x87 --------------------------------------------------------------------------------------------------------- */
 
 bool jit_uses_x87(const struct insn *i)
 {
@@ -212,7 +212,7 @@ void jit_x87_load(struct jit *j)
 	j->vec_bad &= ~VEC_AWAY_X87;
 }
 
-/* --- Called from generated code: a block's guard has failed -------------------------------------------------------- */
+/* --- Called from generated code: a block's guard has failed ------------------------------------------------------ */
 
 u64 jit_fpu_ready(struct jit *j, const struct jit_site *site)
 {
@@ -225,7 +225,7 @@ u64 jit_fpu_ready(struct jit *j, const struct jit_site *site)
 	return 1;
 }
 
-/* --- Signals ---------------------------------------------------------------------------------------------------------- */
+/* --- Signals ----------------------------------------------------------------------------------------------------- */
 
 /* Linux's frame: an FXSAVE image and, with this word in its reserved part, the rest of an XSAVE area. */
 #define FRAME_MAGIC_AT 464

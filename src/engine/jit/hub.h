@@ -1,13 +1,13 @@
 /*
  * Code that changes under several vCPUs. Each has its own translations; what one of them writes, the others must see.
  *
- * A page of which some vCPU has translations is marked (gpa_slot.code), and a marked page has no write tag in any TLB, so
- * every write to it comes through cpu->code_write. The writer posts the bytes to the inboxes of the others before it
+ * A page of which some vCPU has translations is marked (gpa_slot.code), and a marked page has no write tag in any TLB,
+ * so every write to it comes through cpu->code_write. The writer posts the bytes to the inboxes of the others before it
  * writes and once more after (a block that was made anew in between is wrong), and kicks them; they drop what is stale
  * before they enter their next block. x86 asks no more of cross-modifying code (SDM vol. 3A, 9.1.3).
  *
- * Between the mark and the moment when another vCPU has taken notice of it, that vCPU may still write unseen. A block of
- * a newly marked page is therefore entered only by the dispatcher, which compares its bytes, until all have.
+ * Between the mark and the moment when another vCPU has taken notice of it, that vCPU may still write unseen. A block
+ * of a newly marked page is therefore entered only by the dispatcher, which compares its bytes, until all have.
  */
 #ifndef ENGINE_JIT_HUB_H
 #define ENGINE_JIT_HUB_H

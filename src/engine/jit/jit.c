@@ -70,8 +70,8 @@ static u64 epoch_at(const struct jit *j, unsigned mode)
 static void sync_levels(struct jit *j)
 {
 	struct cpu *c = j->cpu;
-	u64 other = (j->seen.cr0 ^ c->cr0) | (j->seen.cr4 ^ c->cr4) | (j->seen.efer ^ c->efer) | (j->seen.star ^ c->star) |
-		    (j->seen.lstar ^ c->lstar);
+	u64 other = (j->seen.cr0 ^ c->cr0) | (j->seen.cr4 ^ c->cr4) | (j->seen.efer ^ c->efer) |
+		    (j->seen.star ^ c->star) | (j->seen.lstar ^ c->lstar);
 
 	if (unlikely(other)) {
 		unsigned index[] = {mmu_index_system(c), MMU_USER};
@@ -82,7 +82,8 @@ static void sync_levels(struct jit *j)
 			l->mmu_index = index[n];
 			l->tlb = c->tlbs->e[index[n]];
 		}
-		j->level_ok = (c->efer & EFER_SCE) && (c->efer & EFER_LMA) && (u64)((s64)(c->lstar << 16) >> 16) == c->lstar;
+		j->level_ok = (c->efer & EFER_SCE) && (c->efer & EFER_LMA) &&
+			      (u64)((s64)(c->lstar << 16) >> 16) == c->lstar;
 		j->seen.cr0 = c->cr0;
 		j->seen.cr4 = c->cr4;
 		j->seen.efer = c->efer;
@@ -249,7 +250,7 @@ static void jit_code_write(struct cpu *c, const struct gpa_slot *slot, u64 gpa, 
 	hub_wrote(j, host, size);
 }
 
-/* --- The dispatcher -------------------------------------------------------------------------------------------------- */
+/* --- The dispatcher ---------------------------------------------------------------------------------------------- */
 
 /* From now on generated code finds @b at cpu->rip by itself. */
 static void remember(struct jit *j, const struct jit_block *b)
@@ -437,7 +438,7 @@ static enum exit_reason jit_run(struct cpu *c)
 	return jit_run_blocks(c, jit_blocks);
 }
 
-/* --- The table --------------------------------------------------------------------------------------------------------- */
+/* --- The table --------------------------------------------------------------------------------------------------- */
 
 static int jit_hardware_setup(void)
 {

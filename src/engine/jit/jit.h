@@ -1,6 +1,6 @@
 /*
- * The translator: guest code of 32 or 64 bits becomes host code. Same instructions on both sides, so most are emitted as
- * they are; memory operands go through the TLB inline.
+ * The translator: guest code of 32 or 64 bits becomes host code. Same instructions on both sides, so most are emitted
+ * as they are; memory operands go through the TLB inline.
  *
  * Registers in generated code:
  *   RAX RCX RDX RBX RBP RSI RDI R8 R12   the guest's of the same name
@@ -9,8 +9,8 @@
  *   R14, R15                             scratch; the guest's R9-R11, which compilers use least, are in cpu->gpr
  *   RSP                                  the C stack: a signal handler of the client may run on it at any moment
  * cpu, its TLB and struct jit are addressed absolutely: they lie below 2 GiB, and generated code belongs to one vCPU.
- * The arithmetic flags of the guest are in the host's between instructions of a block, and in jit->flags at its borders;
- * those of cpu->rflags are clear meanwhile.
+ * The arithmetic flags of the guest are in the host's between instructions of a block, and in jit->flags at its
+ * borders; those of cpu->rflags are clear meanwhile.
  */
 #ifndef ENGINE_JIT_JIT_H
 #define ENGINE_JIT_JIT_H
@@ -133,9 +133,9 @@ struct jit_mark {
 #define JIT_MARKS (1u << 14)
 
 /*
- * Where generated code finds the block for a RIP that only the run tells. A key is RIP XORed with jit.epoch, which stands
- * for the address space and the mode; its place is a hash of its lower half, since code is aligned, and processes have the
- * same addresses.
+ * Where generated code finds the block for a RIP that only the run tells. A key is RIP XORed with jit.epoch, which
+ * stands for the address space and the mode; its place is a hash of its lower half, since code is aligned, and
+ * processes have the same addresses.
  */
 struct jump_entry {
 	u64 key, code;
@@ -197,7 +197,8 @@ struct jit {
 	struct jit_block *far_to[JIT_FAR_MAX];
 	struct jit_block *hash[1u << JIT_HASH_BITS];
 	struct jit_block *page[1u << JIT_HASH_BITS];
-	u64 client_gen;        /* counts the moments since which the client may have written to guest memory: see jit.c */
+	/* counts the moments since which the client may have written to guest memory: see jit.c */
+	u64 client_gen;
 	u64 hard_gen;          /* its value when the client last said so */
 	bool kicked;           /* the last run ended for somebody outside */
 	bool entered;          /* KVM_RUN has just begun */
@@ -222,7 +223,8 @@ struct jit {
 
 	/* Stubs, addresses in the executable mapping. */
 	void (*enter)(u64 code);
-	u64 stub_exit, stub_link, stub_indirect, stub_miss, stub_helper, stub_end_helper, stub_slow, stub_syscall, stub_sysret;
+	u64 stub_exit, stub_link, stub_indirect, stub_miss, stub_helper, stub_end_helper, stub_slow, stub_syscall,
+		stub_sysret;
 	u64 stub_fpu_ready, stub_vec_save, stub_vec_load;
 
 	struct {
@@ -240,8 +242,8 @@ static inline struct jit *jit_of(struct cpu *c)
 /* stubs.c */
 void jit_make_stubs(struct jit *j);
 /*
- * Goes on at the RIP in S0, of which @user code notes the page. Each place has a jump of its own, for the host to predict.
- * The target is entered with the key in S0.
+ * Goes on at the RIP in S0, of which @user code notes the page. Each place has a jump of its own, for the host to
+ * predict. The target is entered with the key in S0.
  */
 void jit_emit_jump(struct jit *j, bool user);
 
@@ -276,8 +278,8 @@ void tr_make_facts(void);
 struct jit_block *jit_translate(struct jit *j, const u8 *p);
 
 /*
- * mode.c: what translated code takes for granted is in its block's mode: the MMU index, and whether it is 64-bit code or
- * 32-bit code with a 32-bit stack and CS, DS, ES and SS flat (base 0, limit 4 GiB). Other code has no translation:
+ * mode.c: what translated code takes for granted is in its block's mode: the MMU index, and whether it is 64-bit code
+ * or 32-bit code with a 32-bit stack and CS, DS, ES and SS flat (base 0, limit 4 GiB). Other code has no translation:
  * JIT_MODE_NONE. Segment registers change in C only, in instructions that end their block.
  */
 #define JIT_MODE_32 BIT(3)

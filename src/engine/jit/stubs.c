@@ -123,7 +123,7 @@ static void make_miss(struct jit *j)
 	emit_patch(none, e->p);
 	emit_jmp(e, j->stub_exit);
 
-	/* Jumped to with the guest's next RIP in S0, after whatever may have changed the mode; flags are in jit->flags. */
+	/* Jumped to with the guest's next RIP in S0, after whatever may have changed the mode; flags in jit->flags. */
 	j->stub_indirect = emit_here(e);
 	jit_emit_jump(j, true);
 }

@@ -80,7 +80,8 @@ struct tr {
 	bool two;            /* the address of the access may be the sum of S0 and S1; false again: it is in S0 */
 	s32 disp;            /* of the access under translation, to S0 */
 	u8 *poll[2];         /* rel32 of the jumps that leave because somebody asked */
-	u8 cross;            /* the one instruction has so many bytes in this page, and more in the next; 0: it has not */
+	/* the one instruction has so many bytes in this page, and more in the next; 0: it has not */
+	u8 cross;
 	bool far;            /* links may lead to other pages */
 	bool full;
 
@@ -163,8 +164,8 @@ void tr_emit_rip(struct tr *t, unsigned to, jit_place place);
 void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to);
 void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to);
 /*
- * From a linear address in S0, whose bits @align must be clear, to the host's; or of the memory operand of @i. Flags must be
- * in their slot.
+ * From a linear address in S0, whose bits @align must be clear, to the host's; or of the memory operand of @i. Flags
+ * must be in their slot.
  */
 struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, u8 align,
 			      enum access acc);
@@ -184,7 +185,7 @@ void tr_emit_c_path(struct tr *t, const struct insn *i, unsigned cc);
 /* An opmask selects what of the memory operand of @i is accessed. */
 bool tr_is_masked(const struct insn *i);
 
-/* Whether what generated code does is all that @i, whose operand is in memory, asks for; 16-bit addresses are left to C. */
+/* Whether what generated code does is all that @i, with an operand in memory, asks for. 16-bit addresses are for C. */
 bool tr_can_address(const struct tr *t, const struct insn *i);
 
 /* --- tr_spilled.c: general registers in memory ------------------------------------------------------------------ */
@@ -201,7 +202,8 @@ void tr_find_windows(struct tr *t);
 bool tr_access_checked(const struct tr *t, enum access_at at);
 bool tr_window_begins(const struct tr *t, enum access_at at, s64 *lo);
 /* From the linear address of the lowest in S0. */
-struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, u8 align, enum seg_reg seg);
+struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, u8 align,
+				       enum seg_reg seg);
 /* Bits of the address of the operand of instruction t->n, which was checked before, that are known to be clear. */
 u8 tr_window_align(const struct tr *t);
 void tr_emit_window_use(struct tr *t, enum access_at at);
@@ -218,7 +220,10 @@ bool tr_turns(const struct tr *t, unsigned n);
 
 /* --- tr_cross.c: instructions across two pages -------------------------------------------------------------------- */
 
-/* Adds what the next page has, if it is in the TLB, to the @room @bytes at RIP, fewer than 15. Returns how many there are. */
+/*
+ * Adds what the next page has, if it is in the TLB, to the @room @bytes at RIP, fewer than 15. Returns how many there
+ * are.
+ */
 unsigned tr_cross_fetch(struct tr *t, u8 *bytes, unsigned room);
 /* @i, the block, is still the same in the next page, or else C executes what is there. */
 void tr_cross_check(struct tr *t, const struct insn *i);
@@ -264,7 +269,7 @@ bool tr_push_mem(struct tr *t, unsigned n, const struct insn *i);
 bool tr_can_store_high(const struct insn *i);
 unsigned tr_emit_high_byte(struct tr *t, const struct insn *i);
 
-/* --- tr_branch.c: near branches and the ways out of a block -------------------------------------------------------- */
+/* --- tr_branch.c: near branches and the ways out of a block ------------------------------------------------------ */
 
 static inline bool tr_is_jcc(const struct insn *i)
 {
@@ -284,13 +289,14 @@ void tr_emit_lookup(struct tr *t);
 /* All that lies behind the block. */
 void tr_emit_late_paths(struct tr *t);
 
-/* --- tr_system.c, tr_int.c, tr_x87.c: rows with code of their own ------------------------------------------------------------- */
+/* --- tr_system.c, tr_int.c, tr_x87.c: rows with code of their own ------------------------------------------------ */
 
 struct tr_row {
 	const struct sem *sem;
 	bool (*emit)(struct tr *t, unsigned n, const struct insn *i); /* false: not in this form, nothing was emitted */
 };
-extern const struct tr_row tr_int_rows[], tr_string_rows[], tr_x87_rows[]; /* end with a NULL; x87's are for 32-bit code too */
+/* end with a NULL; x87's are for 32-bit code too */
+extern const struct tr_row tr_int_rows[], tr_string_rows[], tr_x87_rows[];
 
 /* False: there is none for instruction @n. */
 bool tr_other(struct tr *t, unsigned n, const struct insn *i);

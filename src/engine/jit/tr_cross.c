@@ -1,7 +1,7 @@
 /*
  * An instruction that goes on in the next page: a block of its own. Writes to the first page end it, as they end any
- * block; the rest of its bytes is compared with memory each time, wherever that is then, so it may be mapped and written
- * as it likes. Whatever is not there or not the same is the interpreter's to fetch.
+ * block; the rest of its bytes is compared with memory each time, wherever that is then, so it may be mapped and
+ * written as it likes. Whatever is not there or not the same is the interpreter's to fetch.
  */
 #include "engine/jit/tr.h"
 

@@ -33,9 +33,11 @@ static u32 fpu_need(const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 
-	return (r->attr & A_SSE ? VEC_SSE : 0) | (r->attr & A_AVX ? VEC_AVX : 0) | (r->attr & A_AVX512 ? VEC_AVX512 : 0) |
+	return (r->attr & A_SSE ? VEC_SSE : 0) | (r->attr & A_AVX ? VEC_AVX : 0) |
+	       (r->attr & A_AVX512 ? VEC_AVX512 : 0) |
 	       (r->attr & A_MXCSR || r->sem == &sem_ldmxcsr || r->sem == &sem_stmxcsr ? VEC_FP : 0) |
-	       (r->sem == &sem_vzeroupper ? VEC_AWAY_LOW : 0) | (r->attr & (A_X87 | A_MMX) ? VEC_X87 | VEC_AWAY_X87 : 0) | vec_groups(i);
+	       (r->sem == &sem_vzeroupper ? VEC_AWAY_LOW : 0) |
+	       (r->attr & (A_X87 | A_MMX) ? VEC_X87 | VEC_AWAY_X87 : 0) | vec_groups(i);
 }
 
 /* What the C path has to look at stays there: compressed memory, and thunks that ask for more than a guard does. */

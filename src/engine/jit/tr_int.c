@@ -60,7 +60,7 @@ static bool emit_idiv(struct tr *t, unsigned n, const struct insn *i)
 	return true;
 }
 
-/* --- Bits in memory, by number ---------------------------------------------------------------------------------------- */
+/* --- Bits in memory, by number ----------------------------------------------------------------------------------- */
 
 static void emit_segment_base(struct tr *t, const struct insn *i)
 {
@@ -155,7 +155,7 @@ static bool emit_bit(struct tr *t, unsigned n, const struct insn *i)
 	return true;
 }
 
-/* --- CMPXCHG8B, CMPXCHG16B ------------------------------------------------------------------------------------------ */
+/* --- CMPXCHG8B, CMPXCHG16B --------------------------------------------------------------------------------------- */
 
 static bool emit_cmpxchg_pair(struct tr *t, unsigned n, const struct insn *i)
 {
@@ -182,7 +182,7 @@ static bool emit_cmpxchg_pair(struct tr *t, unsigned n, const struct insn *i)
 	return true;
 }
 
-/* --- MFENCE, PAUSE ------------------------------------------------------------------------------------------------------ */
+/* --- MFENCE, PAUSE ----------------------------------------------------------------------------------------------- */
 
 static bool emit_fence(struct tr *t, unsigned n, const struct insn *i)
 {

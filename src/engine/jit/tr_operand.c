@@ -52,7 +52,8 @@ void tr_flags_to_host(struct tr *t, unsigned n, unsigned scratch)
 {
 	const struct insn_row *r = &insn_rows[t->insn[n].row];
 
-	if (t->flags == IN_SLOT && tr_flags_needed(t, n) && (tr_flags_written(&t->insn[n]) || (r->flags_read & FL_ARITH))) {
+	if (t->flags == IN_SLOT && tr_flags_needed(t, n) &&
+	    (tr_flags_written(&t->insn[n]) || (r->flags_read & FL_ARITH))) {
 		tr_emit_restore_flags(t, scratch);
 		t->flags = IN_HOST;
 	}
@@ -165,10 +166,12 @@ static void emit_test_align(struct emit *e, u8 align)
 }
 
 /*
- * From the linear address in S0 to the host address in S0 (t->two: and S1); uses S1 and the flags. The distance between the address and
- * the tag of its TLB entry is the offset in the page on a hit, and a page or more on a miss (mmu.c: tag_none()).
+ * From the linear address in S0 to the host address in S0 (t->two: and S1); uses S1 and the flags. The distance between
+ * the address and the tag of its TLB entry is the offset in the page on a hit, and a page or more on a miss (mmu.c:
+ * tag_none()).
  */
-struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, u8 align, enum access acc)
+struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, u8 align,
+			      enum access acc)
 {
 	struct emit *e = t->e;
 	struct tlb_entry *array = t->j->cpu->tlbs->e[jit_mmu_index(t->b)];
@@ -280,7 +283,8 @@ struct slow_path *tr_emit_operand(struct tr *t, const struct insn *i)
 
 bool tr_check_needed(const struct tr *t, const struct insn *i, enum access_at at)
 {
-	return i != &t->insn[t->n] || !tr_access_checked(t, at) || (at == AT_OPERAND && align_of(i) & ~tr_window_align(t));
+	return i != &t->insn[t->n] || !tr_access_checked(t, at) ||
+	       (at == AT_OPERAND && align_of(i) & ~tr_window_align(t));
 }
 
 void tr_slow_done(struct tr *t, struct slow_path *s)

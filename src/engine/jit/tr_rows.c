@@ -51,8 +51,8 @@ static bool is_plain_e(const struct insn_row *r)
 
 	for (unsigned n = 0; n < ARRAY_SIZE(r->operand); n++)
 		e |= operand_info[r->operand[n]].kind == OK_E;
-	return e && r->space == ENC_LEGACY && !(r->attr & (A_SSE | A_AVX | A_AVX512 | A_MMX | A_X87)) && s != &sem_xchg &&
-	       s != &sem_bt_eg && s != &sem_bts_eg && s != &sem_btr_eg && s != &sem_btc_eg;
+	return e && r->space == ENC_LEGACY && !(r->attr & (A_SSE | A_AVX | A_AVX512 | A_MMX | A_X87)) &&
+	       s != &sem_xchg && s != &sem_bt_eg && s != &sem_bts_eg && s != &sem_btr_eg && s != &sem_btc_eg;
 }
 
 static void make(void)

@@ -43,7 +43,8 @@ bool tr_spilled_mov(struct tr *t, const struct insn *i)
 
 /*
  * The r/m operand may be where the register is in memory: but in 4 bytes that are written, after which 4 more are to be
- * cleared; with XCHG, which would lock the bus; with the same register twice; and with a bit number that memory would be addressed by.
+ * cleared; with XCHG, which would lock the bus; with the same register twice; and with a bit number that memory would
+ * be addressed by.
  */
 bool tr_spilled_rm(const struct insn *i)
 {

@@ -32,7 +32,8 @@ static void emit_push(struct tr *t, const struct insn *i, s32 disp)
 {
 	if (insn_rows[i->row].sem == &sem_push_i)
 		emit_mov_imm(t->e, S1, i->imm);
-	emit_rm_disp(t->e, tr_w(t), 0x89, insn_rows[i->row].sem == &sem_push_i ? S1 : tr_use_gpr(t, i->rm, S1), S0, disp);
+	emit_rm_disp(t->e, tr_w(t), 0x89, insn_rows[i->row].sem == &sem_push_i ? S1 : tr_use_gpr(t, i->rm, S1), S0,
+		     disp);
 }
 
 static void emit_pop(struct tr *t, const struct insn *i, s32 disp)
@@ -94,7 +95,7 @@ static unsigned stack_run(const struct tr *t, unsigned n, bool push)
 	return m;
 }
 
-/* Several pushes or pops under one check: RSP changes once. Returns how many instructions were done; 0: fewer than two. */
+/* Several pushes or pops under one check: RSP changes once. Returns how many instructions were done: 0, 2 or more. */
 unsigned tr_stack_run(struct tr *t, unsigned n)
 {
 	const struct insn *first = &t->insn[n];

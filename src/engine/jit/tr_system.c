@@ -1,6 +1,6 @@
 /*
- * System instructions of 64-bit code that leave the rest of the block as it is: interrupt flag, RFLAGS on the stack, time stamp, FS and
- * GS base, control registers. What is not the usual case goes to C before anything has changed.
+ * System instructions of 64-bit code that leave the rest of the block as it is: interrupt flag, RFLAGS on the stack,
+ * time stamp, FS and GS base, control registers. What is not the usual case goes to C before anything has changed.
  */
 #include "engine/jit/tr.h"
 
@@ -98,7 +98,7 @@ static bool emit_sti(struct tr *t, unsigned n, const struct insn *i)
 	return true;
 }
 
-/* --- RFLAGS ----------------------------------------------------------------------------------------------------------- */
+/* --- RFLAGS ------------------------------------------------------------------------------------------------------ */
 
 /* RFLAGS with the arithmetic flags of the slot into @to, as PUSHF and SYSCALL save it: without RF. */
 static void emit_gather_flags(struct jit *j, unsigned to)
@@ -191,7 +191,7 @@ static bool emit_std(struct tr *t, unsigned n, const struct insn *i)
 	return true;
 }
 
-/* --- AC: how supervisor code looks at user pages ------------------------------------------------------------------- */
+/* --- AC: how supervisor code looks at user pages ----------------------------------------------------------------- */
 
 static bool smap_index(const struct tr *t)
 {
@@ -242,7 +242,7 @@ static bool emit_clac(struct tr *t, unsigned n, const struct insn *i)
 	return true;
 }
 
-/* --- Time ------------------------------------------------------------------------------------------------------------- */
+/* --- Time -------------------------------------------------------------------------------------------------------- */
 
 /* As cpu_rdtsc() has it. */
 static bool emit_rdtsc(struct tr *t, unsigned n, const struct insn *i)
@@ -267,7 +267,7 @@ static bool emit_rdtsc(struct tr *t, unsigned n, const struct insn *i)
 	return true;
 }
 
-/* --- FS and GS base, selectors, control registers ------------------------------------------------------------------------------- */
+/* --- FS and GS base, selectors, control registers ---------------------------------------------------------------- */
 
 /* The general register @g becomes the value at @at. */
 static void emit_load_gpr(struct tr *t, unsigned g, unsigned w, const void *at)
@@ -393,7 +393,7 @@ static bool emit_mov_from_cr(struct tr *t, unsigned n, const struct insn *i)
 	return true;
 }
 
-/* --- SYSCALL, SYSRET --------------------------------------------------------------------------------------------------- */
+/* --- SYSCALL, SYSRET --------------------------------------------------------------------------------------------- */
 
 /* Both go to a stub with the site in S1, SYSCALL with the return address in S0. */
 static bool emit_syscall(struct tr *t, unsigned n, const struct insn *i)
@@ -535,7 +535,7 @@ void jit_make_system_stubs(struct jit *j)
 	make_sysret(j);
 }
 
-/* --- All of them ----------------------------------------------------------------------------------------------------- */
+/* --- All of them ------------------------------------------------------------------------------------------------- */
 
 static const struct tr_row system_rows[] = {
 	{&sem_cli, emit_cli},

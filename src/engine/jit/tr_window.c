@@ -1,18 +1,18 @@
 /*
  * Accesses that one check of the TLB serves.
  *
- * Before a block is emitted its addresses are followed: each general register is some unknown value plus a constant, and
- * MOV, LEA, ADD of a constant, PUSH and so on change no more than the constant. Accesses whose addresses differ by
- * constants are a window, if they may well lie in one page. The first of them to be emitted checks for all that
- * are left, with write access if one of them writes (an entry's write tag implies that it may be read: mmu.c), and leaves
+ * Before a block is emitted its addresses are followed: each general register is some unknown value plus a constant,
+ * and MOV, LEA, ADD of a constant, PUSH and so on change no more than the constant. Accesses whose addresses differ by
+ * constants are a window, if they may well lie in one page. The first of them to be emitted checks for all that are
+ * left, with write access if one of them writes (an entry's write tag implies that it may be read: mmu.c), and leaves
  * the host's address in a slot. The others need neither a check nor the flags.
  *
- * The check must not do anything that the processor would not have done when one of the accesses never comes to pass. So
- * on a miss only the first one's page is filled, for its own kind of access. Where that is not enough the block is left
- * for a variant without windows, which begins at that instruction; the check then leads there directly.
+ * The check must not do anything that the processor would not have done when one of the accesses never comes to pass.
+ * So on a miss only the first one's page is filled, for its own kind of access. Where that is not enough the block is
+ * left for a variant without windows, which begins at that instruction; the check then leads there directly.
  *
- * Nothing may change a translation between the check and the last access. Slow paths of other accesses may fill the TLB,
- * which changes none; all but plain instructions end the windows.
+ * Nothing may change a translation between the check and the last access. Slow paths of other accesses may fill the
+ * TLB, which changes none; all but plain instructions end the windows.
  */
 #include "engine/jit/tr.h"
 
@@ -106,7 +106,7 @@ static void follow_copy(struct follow *f, const struct insn *i, unsigned word)
 		forget_written(f, i);
 }
 
-/* --- Windows --------------------------------------------------------------------------------------------------------- */
+/* --- Windows ----------------------------------------------------------------------------------------------------- */
 
 /* What is known at translation need not be tried. */
 static bool one_page(const struct tr *t, u16 root, s64 lo, s64 hi)
@@ -133,7 +133,8 @@ static void note(struct tr *t, struct follow *f, struct tr_access *a, struct ope
 		s64 lo = MIN(o->lo, w.lo), hi = MAX(o->hi, w.hi);
 		bool known = o->index == NO_ROOT && o->base < FIRST_ROOT;
 
-		if (o->base != w.base || o->index != w.index || o->scale != w.scale || o->seg != w.seg || hi - lo > SPAN_MAX ||
+		if (o->base != w.base || o->index != w.index || o->scale != w.scale || o->seg != w.seg ||
+		    hi - lo > SPAN_MAX ||
 		    (known && !one_page(t, o->base, lo, hi)))
 			continue;
 		o->lo = lo;
@@ -157,7 +158,8 @@ static void note_operand(struct tr *t, struct follow *f, unsigned n)
 	struct open_window w = {.base = ROOT_ABS, .seg = i->seg == SEG_FS || i->seg == SEG_GS ? i->seg : SEG_DS};
 	struct value v = {.off = i->disp};
 
-	if (!i->is_mem || !i->mem_size || i->mem_size > 64 || i->addrsize != t->word || (w.seg != SEG_DS && t->word == 4) ||
+	if (!i->is_mem || !i->mem_size || i->mem_size > 64 || i->addrsize != t->word ||
+	    (w.seg != SEG_DS && t->word == 4) ||
 	    (insn_rows[i->row].attr & A_VSIB) || tr_is_masked(i))
 		return;
 	if (i->base == RIP_BASE) {
@@ -230,7 +232,8 @@ void tr_find_windows(struct tr *t)
 			return;
 		if (tr_is_jcc(i) || (r->sem == &sem_nop && r->class_ == CLASS_COPY) || follow_stack(t, &f, n))
 			continue;
-		if (r->class_ == CLASS_COPY || r->sem == &sem_div || r->sem == &sem_idiv || r->sem == &sem_mov_from_seg) {
+		if (r->class_ == CLASS_COPY || r->sem == &sem_div || r->sem == &sem_idiv ||
+		    r->sem == &sem_mov_from_seg) {
 			note_operand(t, &f, n);
 			follow_copy(&f, i, t->word);
 		} else {
@@ -240,7 +243,7 @@ void tr_find_windows(struct tr *t)
 	}
 }
 
-/* --- Emission ---------------------------------------------------------------------------------------------------------- */
+/* --- Emission ---------------------------------------------------------------------------------------------------- */
 
 bool tr_access_checked(const struct tr *t, enum access_at at)
 {
@@ -281,7 +284,8 @@ bool tr_window_begins(const struct tr *t, enum access_at at, s64 *lo)
 	return at != AT_OPERAND || disp == (s32)disp;
 }
 
-struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, u8 align, enum seg_reg seg)
+struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, u8 align,
+				       enum seg_reg seg)
 {
 	const struct tr_access *a = &t->access[t->n][at];
 	enum access acc;
@@ -337,7 +341,8 @@ void tr_emit_window_miss(struct tr *t, struct slow_path *s)
 		t->full = true;
 		return;
 	}
-	*l = (struct jit_link){.place = s->site->place, .jump = s->from, .stub = (u16)(e->p - s->from), .from = t->b, .no_windows = true};
+	*l = (struct jit_link){.place = s->site->place, .jump = s->from, .stub = (u16)(e->p - s->from), .from = t->b,
+			       .no_windows = true};
 	emit_patch(s->from, e->p);
 	if (s->misaligned)
 		emit_patch(s->misaligned, e->p);

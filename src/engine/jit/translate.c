@@ -48,10 +48,14 @@ static inline struct gprs gprs_of(const struct insn *i)
 {
 	u16 is = tr_facts[i->row].is;
 
-	return (struct gprs){.reg = is & ROW_G, .rm = (is & ROW_RM) && !i->is_mem, .vvvv = is & ROW_B, .other = is & ROW_OTHER};
+	return (struct gprs){.reg = is & ROW_G, .rm = (is & ROW_RM) && !i->is_mem, .vvvv = is & ROW_B,
+			     .other = is & ROW_OTHER};
 }
 
-/* TZCNT and LZCNT, which an older processor takes for BSF and BSR. Who has BMI1 has LZCNT (which clang cannot ask for). */
+/*
+ * TZCNT and LZCNT, which an older processor takes for BSF and BSR. Who has BMI1 has LZCNT (which clang cannot ask
+ * for).
+ */
 static bool host_has_newer(void)
 {
 	return __builtin_cpu_supports("bmi");
@@ -63,9 +67,11 @@ static bool can_copy(const struct tr *t, const struct insn *i)
 	const struct insn_row *r = &insn_rows[i->row];
 	struct gprs g = gprs_of(i);
 	bool fpu = tr_is_fpu(i);
-	unsigned mem = (g.reg && jit_in_memory(i->reg)) + (g.rm && jit_in_memory(i->rm)) + (g.vvvv && jit_in_memory(i->vvvv));
+	unsigned mem = (g.reg && jit_in_memory(i->reg)) + (g.rm && jit_in_memory(i->rm)) +
+		       (g.vvvv && jit_in_memory(i->vvvv));
 	bool high_reg = i->reg_off & 7, high_rm = i->rm_off & 7; /* AH to BH */
-	bool no_rex = (!g.reg || high_reg || jit_host_of(i->reg) < H_R8) && (!g.rm || high_rm || jit_host_of(i->rm) < H_R8);
+	bool no_rex = (!g.reg || high_reg || jit_host_of(i->reg) < H_R8) &&
+		      (!g.rm || high_rm || jit_host_of(i->rm) < H_R8);
 
 	if (r->class_ != CLASS_COPY || (g.other && !fpu) || (r->attr & A_CPL0))
 		return false;
@@ -111,7 +117,8 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	if (i->is_mem) {
 		/* An addition less to wait for, where nobody needs S1. */
 		bool flags = tr_flags_needed(t, n) && (tr_flags_written(i) || (r->flags_read & FL_ARITH));
-		t->two = !flags && !high && !(r->attr & A_X87) && !(g.reg && jit_in_memory(i->reg)) && !(g.vvvv && jit_in_memory(i->vvvv));
+		t->two = !flags && !high && !(r->attr & A_X87) && !(g.reg && jit_in_memory(i->reg)) &&
+			 !(g.vvvv && jit_in_memory(i->vvvv));
 		s = tr_emit_operand_disp(t, i);
 		to.disp = t->disp;
 		to.index = t->two ? S1 : 0;
@@ -230,7 +237,7 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 	return 1;
 }
 
-/* --- Blocks --------------------------------------------------------------------------------------------------------- */
+/* --- Blocks ------------------------------------------------------------------------------------------------------ */
 
 /* For who looks at each block. */
 static bool keep_insns(struct tr *t)
@@ -295,7 +302,8 @@ static void tr_liveness(struct tr *t)
 		const struct insn_row *r = &insn_rows[i->row];
 
 		t->live[n] = live;
-		if ((r->class_ == CLASS_COPY && i->fn && !block_ends_at(i)) || (t->word == 8 && tr_is_other(i) && !block_faults_at(i)))
+		if ((r->class_ == CLASS_COPY && i->fn && !block_ends_at(i)) ||
+		    (t->word == 8 && tr_is_other(i) && !block_faults_at(i)))
 			live = (u16)((live & ~tr_flags_written(i)) | (r->flags_read & FL_ARITH));
 		else if (r->sem != &sem_push_e && r->sem != &sem_push_i && r->sem != &sem_pop_r && r->sem != &sem_leave)
 			live = FL_ARITH;
@@ -369,7 +377,8 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 		return NULL;
 	*b = (struct jit_block){.code = p, .rip = j->cpu->rip, .mode = j->mode, .entry = emit_here(&j->e)};
 	b->fixed = jit_fixed(b->mode, b->rip);
-	t.far = jit_mmu_index(b) != MMU_USER && jit_mmu_index(b) != MMU_USER_ALIGN && tlb_code_is_global(j->cpu, b->rip);
+	t.far = jit_mmu_index(b) != MMU_USER && jit_mmu_index(b) != MMU_USER_ALIGN &&
+		tlb_code_is_global(j->cpu, b->rip);
 	jit_place start = t.place = b->fixed ? b->rip : b->rip & ~PAGE_MASK;
 	if (!tr_decode(&t, p))
 		return NULL;
