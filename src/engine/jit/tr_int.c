@@ -120,15 +120,14 @@ static bool emit_bit(struct tr *t, unsigned n, const struct insn *i)
 {
 	struct emit *e = t->e;
 	bool test = insn_rows[i->row].sem == &sem_bt_eg;
+	bool in_place = i->lock || (!test && jit_in_memory(i->reg)); /* by a bit number in S1, cut to the operand */
 
 	if (!i->is_mem || i->addrsize != 8)
-		return false;
-	if (!i->lock && !test && jit_in_memory(i->reg))
 		return false;
 	tr_flags_to_slot(t, tr_flags_needed(t, n));
 	emit_bit_address(t, i);
 	struct slow_path *s = tr_emit_tlb(t, i, i->seg, i->opsize, 0, test ? ACC_READ : ACC_WRITE);
-	if (i->lock) {
+	if (in_place) {
 		emit_rr(e, 0, 0x8b, S1, tr_use_gpr(t, i->reg, S1));
 		emit_bytes(e, "\x41\x83\xe7", 3); /* and r15d, bits - 1 */
 		emit8(e, 8u * i->opsize - 1);
