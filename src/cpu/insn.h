@@ -171,6 +171,7 @@ enum isa {
 #define A_E16 BIT(26)
 #define A_NF BIT(27)       /* EVEX masking does not suppress faults of the memory operand */
 #define A_MM BIT(28)       /* misaligned is right with AMD's MXCSR.MM set; without A_ALIGN it always is */
+#define A_COUNT BIT(29)    /* by a constant, which if it is not 0 (modulo 32) leaves no flag as it is */
 
 struct insn_row {
 	const char *name;
@@ -222,6 +223,14 @@ struct insn {
 	u8 bytes[15];
 	void *thunk;   /* the engine's, for CLASS_COPY */
 };
+
+/* The flags that @i reads; and those that it writes or leaves as they are. */
+static inline u16 insn_flags_read(const struct insn *i)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+
+	return (r->attr & A_COUNT) && (i->imm & 31) ? 0 : r->flags_read;
+}
 
 /* What the decoder needs to know of the processor. */
 struct decode_mode {

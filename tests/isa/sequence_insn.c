@@ -19,7 +19,7 @@ void place(struct gen *g, const u8 *bytes, unsigned len)
 	if (decode(&i, bytes, len, p->bits) != DECODE_OK)
 		return;
 	const struct insn_row *r = &insn_rows[i.row];
-	g->undefined &= (u16)(~r->flags_written | r->flags_read);
+	g->undefined &= (u16)(~r->flags_written | insn_flags_read(&i));
 	g->undefined |= r->flags_undefined & FL_ARITH;
 }
 
@@ -240,7 +240,7 @@ void place_random(struct gen *g)
 		return;
 	}
 	const struct insn *i = &t.insn;
-	if (insn_rows[i->row].flags_read & g->undefined)
+	if (insn_flags_read(i) & g->undefined)
 		place_clean(g);
 	place_setup(g, &t);
 	if (i->base == RIP_BASE) {

@@ -58,7 +58,7 @@ static u64 flags_live(const struct result *r, unsigned bits, u64 rip)
 		if (at > CODE_SIZE - 16 || decode(&i, r->code + at, 15, bits) != DECODE_OK)
 			return live | open;
 		const struct insn_row *row = &insn_rows[i.row];
-		live |= row->flags_read & open;
+		live |= insn_flags_read(&i) & open;
 		open &= ~(u64)(row->flags_written | row->flags_undefined);
 		bool stack = row->sem == &sem_push_e || row->sem == &sem_push_i || row->sem == &sem_pop_r ||
 			     row->sem == &sem_leave;

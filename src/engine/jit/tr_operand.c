@@ -36,7 +36,7 @@ void tr_emit_restore_flags(struct tr *t, unsigned scratch)
 u16 tr_flags_needed(const struct tr *t, unsigned n)
 {
 	const struct insn *i = &t->insn[n];
-	return (t->live[n] & ~tr_flags_written(i)) | (insn_rows[i->row].flags_read & FL_ARITH);
+	return (t->live[n] & ~tr_flags_written(i)) | (insn_flags_read(i) & FL_ARITH);
 }
 
 /* Before code that destroys the host's flags. */
@@ -50,10 +50,10 @@ void tr_flags_to_slot(struct tr *t, u16 needed)
 /* Before an instruction that reads flags, or that leaves some alone. */
 void tr_flags_to_host(struct tr *t, unsigned n, unsigned scratch)
 {
-	const struct insn_row *r = &insn_rows[t->insn[n].row];
+	const struct insn *i = &t->insn[n];
 
 	if (t->flags == IN_SLOT && tr_flags_needed(t, n) &&
-	    (tr_flags_written(&t->insn[n]) || (r->flags_read & FL_ARITH))) {
+	    (tr_flags_written(i) || (insn_flags_read(i) & FL_ARITH))) {
 		tr_emit_restore_flags(t, scratch);
 		t->flags = IN_HOST;
 	}

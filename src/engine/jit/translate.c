@@ -116,7 +116,7 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 		tr_emit_fpu_guard(t, i);
 	if (i->is_mem) {
 		/* An addition less to wait for, where nobody needs S1. */
-		bool flags = tr_flags_needed(t, n) && (tr_flags_written(i) || (r->flags_read & FL_ARITH));
+		bool flags = tr_flags_needed(t, n) && (tr_flags_written(i) || (insn_flags_read(i) & FL_ARITH));
 		t->two = !flags && !high && !(r->attr & A_X87) && !(g.reg && jit_in_memory(i->reg)) &&
 			 !(g.vvvv && jit_in_memory(i->vvvv));
 		s = tr_emit_operand_disp(t, i);
@@ -304,7 +304,7 @@ static void tr_liveness(struct tr *t)
 		t->live[n] = live;
 		if ((r->class_ == CLASS_COPY && i->fn && !block_ends_at(i)) ||
 		    (t->word == 8 && tr_is_other(i) && !block_faults_at(i)))
-			live = (u16)((live & ~tr_flags_written(i)) | (r->flags_read & FL_ARITH));
+			live = (u16)((live & ~tr_flags_written(i)) | (insn_flags_read(i) & FL_ARITH));
 		else if (r->sem != &sem_push_e && r->sem != &sem_push_i && r->sem != &sem_pop_r && r->sem != &sem_leave)
 			live = FL_ARITH;
 	}

@@ -85,7 +85,7 @@ static void note_insn(struct lockstep *l, const struct insn *i)
 
 	l->random |= r->sem == &sem_rdrand || r->sem == &sem_rdseed;
 	/* What a row reads as well it may leave alone: a count of 0. */
-	l->undefined &= ~(u64)r->flags_written | r->flags_read;
+	l->undefined &= ~(u64)r->flags_written | insn_flags_read(i);
 	l->undefined |= r->flags_undefined;
 }
 
@@ -96,7 +96,7 @@ static bool overwrites(const struct insn *i, u16 *live, u16 *dead)
 
 	if (r->class_ == CLASS_END)
 		return false;
-	*live |= r->flags_read & ~*dead;
+	*live |= insn_flags_read(i) & ~*dead;
 	*dead |= (r->flags_written | r->flags_undefined) & ~*live & FL_ARITH;
 	return true;
 }
