@@ -194,10 +194,10 @@ static void test_mapping_gone(void **state)
 	abi_teardown(state);
 }
 
-/* A copy and a fill, whose registers are the guest's wherever it stops. */
+/* A copy, out of two pages, and a fill, whose registers are the guest's wherever it stops. */
 GUEST_CODE(64, vanishing_rep,
 	   "movl $2, %ebx\n"
-	   "1: outl %eax, $0x10; movl $0x400000, %esi; movl $0x400800, %edi; movl $16, %ecx; rep movsl\n"
+	   "1: outl %eax, $0x10; movl $0x400fe0, %esi; movl $0x400800, %edi; movl $16, %ecx; rep movsl\n"
 	   "movl $0x400100, %edi; movl $8, %ecx; rep stosq; decl %ebx; jnz 1b\n"
 	   "outl %eax, $0x11");
 
@@ -208,20 +208,24 @@ static void test_mapping_gone_rep(void **state)
 	struct kvm_regs r;
 
 	ABI_LOAD64(m, vanishing_rep);
+	u8 *next = page_with(2);
+	assert_int_equal(abi_set_memory(m, 2, 0, GPA + PAGE_SIZE, PAGE_SIZE, next), 0);
 	u8 *p = lose_page(m);
 	ioc_err(m->vcpu, KVM_RUN, 0, EFAULT);
 	assert_int_equal(m->run->exit_reason, KVM_EXIT_MEMORY_FAULT);
 	r = abi_regs(m);
-	assert_int_equal(r.rsi, 0x400000);
+	assert_int_equal(r.rsi, 0x400fe0);
 	assert_int_equal(r.rdi, 0x400800);
 	assert_int_equal(r.rcx, 16);
 	assert_int_equal(mprotect(p, PAGE_SIZE, PROT_READ | PROT_WRITE), 0);
 	memset(p + 0x100, 1, PAGE_SIZE - 0x100);
 	abi_run_to_out(m, 0x11);
-	assert_memory_equal(p + 0x800, p, 64);
+	assert_memory_equal(p + 0x800, p + 0xfe0, 32);
+	assert_memory_equal(p + 0x820, next, 32);
 	assert_memory_equal(p + 0x100, "\0\0\0\0\0\0\0", 8);
 	assert_int_equal(p[0x140], 1);
 	munmap(p, PAGE_SIZE);
+	munmap(next, PAGE_SIZE);
 	abi_teardown(state);
 }
 

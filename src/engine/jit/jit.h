@@ -176,6 +176,7 @@ struct jit {
 	u32 host_mxcsr;        /* C code's, while the guest's is in force */
 	u64 window[JIT_WINDOWS]; /* host addresses of accesses to come: see tr_window.c */
 	u64 string[2];         /* guest address less host address, of RSI and RDI, while REP runs: see tr_string.c */
+	u64 string_n;          /* and what is to be added to RCX then */
 	u64 target;            /* of an indirect call, while the return address is pushed; of like use elsewhere */
 	struct jit_level level[2];
 	bool level_ok;         /* they may be used */

@@ -311,18 +311,14 @@ static void tr_liveness(struct tr *t)
 	t->b->flags_live = live;
 }
 
-/*
- * Leaves when somebody wants the vCPU to look. Links that lead forward skip it: whatever runs for long goes back, or
- * through the jump cache, now and then.
- */
-static void emit_poll(struct tr *t)
+void tr_emit_look(struct tr *t, u8 *leave[2])
 {
 	struct emit *e = t->e;
 
 	emit8(e, 0x83); /* cmp dword [request], 0 */
 	emit_modrm_abs(e, 7, &t->j->cpu->request);
 	emit8(e, 0);
-	t->poll[0] = emit_jcc(e, CC_NE);
+	leave[0] = emit_jcc(e, CC_NE);
 	if ((u64)t->j->cpu->immediate_exit <= INT32_MAX) {
 		emit8(e, 0x80); /* cmp byte [immediate_exit], 0 */
 		emit_modrm_abs(e, 7, t->j->cpu->immediate_exit);
@@ -331,8 +327,17 @@ static void emit_poll(struct tr *t)
 		emit_mov_imm(e, S0, (u64)t->j->cpu->immediate_exit);
 		emit_bytes(e, "\x41\x80\x3e\x00", 4); /* cmp byte [r14], 0 */
 	}
-	t->poll[1] = emit_jcc(e, CC_NE);
-	t->b->poll = (u8)(emit_here(e) - t->b->entry);
+	leave[1] = emit_jcc(e, CC_NE);
+}
+
+/*
+ * Leaves when somebody wants the vCPU to look. Links that lead forward skip it: whatever runs for long goes back, or
+ * through the jump cache, now and then.
+ */
+static void emit_poll(struct tr *t)
+{
+	tr_emit_look(t, t->poll);
+	t->b->poll = (u8)(emit_here(t->e) - t->b->entry);
 }
 
 static void emit_poll_exit(struct tr *t, jit_place start)
