@@ -84,7 +84,8 @@ fuzzers: $(fuzzers)
 
 asan-build:
 	+@$(MAKE) --no-print-directory B=$B/asan OPT=-O1 \
-		SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" unit-tests $(abi_tests:$B/%=$B/asan/%)
+		SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined" \
+		unit-tests $(abi_tests:$B/%=$B/asan/%)
 tsan-build:
 	+@$(MAKE) --no-print-directory B=$B/tsan SAN=-fsanitize=thread guest-tests $(tsan_tests:$B/%=$B/tsan/%)
 fuzz-build:
