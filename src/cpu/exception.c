@@ -250,8 +250,8 @@ static void deliver_protected(struct cpu *c, const struct event *e)
 	stack_commit(c, &st);
 }
 
-/* SDM vol. 3A, 6.14.2: the frame is aligned to 16 bytes, and always holds SS:RSP. */
-static void push_long(struct cpu *c, const struct event *e, struct stack *st, u32 ext)
+/* SDM vol. 3A, 6.14.2: the frame is aligned to 16 bytes, and always holds SS:RSP. Returns the new RSP. */
+static u64 push_long(struct cpu *c, const struct event *e, unsigned cpl, u64 rsp, u32 ext)
 {
 	const u64 frame[] = {
 		e->error, return_rip(c, e), c->seg[SEG_CS].selector, event_saved_flags(c, e), c->gpr[RSP],
@@ -259,16 +259,17 @@ static void push_long(struct cpu *c, const struct event *e, struct stack *st, u3
 	};
 	unsigned first = !e->has_error, size = (unsigned)sizeof(frame) - first * 8;
 
-	st->sp &= ~15ull;
-	u8 *hit = tlb_hit(c, st->idx, st->sp - size, size, ACC_WRITE);
+	rsp &= ~15ull;
+	u8 *hit = tlb_hit(c, mmu_index_at(c, cpl), rsp - size, size, ACC_WRITE);
 	if (likely(hit)) {
 		memcpy(hit, frame + first, size);
 		mem_stored(c, (u64)hit);
-		st->sp -= size;
-		return;
+		return rsp - size;
 	}
+	struct stack st = stack_long(c, cpl, rsp);
 	for (unsigned n = ARRAY_SIZE(frame); n-- > first;)
-		stack_store(c, st, 8, frame[n], ext);
+		stack_store(c, &st, 8, frame[n], ext);
+	return st.sp;
 }
 
 static void deliver_long(struct cpu *c, const struct event *e)
@@ -276,12 +277,12 @@ static void deliver_long(struct cpu *c, const struct event *e)
 	u32 ext = ext_of(e);
 	struct gate g = gate_read(c, e, true);
 	unsigned cpl;
-	u64 desc = handler_code(c, &g, ext, true, &cpl);
+	u64 desc = handler_code(c, &g, ext, true, &cpl), rsp = c->gpr[RSP];
 	bool inner = cpl < c->cpl;
-	struct stack st = g.ist ? stack_of_tss64(c, cpl, 0x24 + (g.ist - 1) * 8, ext) :
-			  inner ? stack_of_tss64(c, cpl, 4 + cpl * 8, ext) : stack_long(c, cpl, c->gpr[RSP]);
 
-	push_long(c, e, &st, ext);
+	if (g.ist || inner)
+		rsp = tss64_rsp(c, g.ist ? 0x24 + (g.ist - 1u) * 8 : 4 + cpl * 8, ext);
+	rsp = push_long(c, e, cpl, rsp, ext);
 	if (!la_canonical(c, g.offset))
 		raise_error(c, VEC_GP, ext);
 	seg_mark_accessed(c, g.selector, &desc);
@@ -290,7 +291,7 @@ static void deliver_long(struct cpu *c, const struct event *e)
 	seg_from_desc(&c->seg[SEG_CS], (u16)((g.selector & ~3u) | cpl), desc);
 	enter_handler(c, g.offset, !(g.type & 1));
 	cpu_update_mode(c);
-	stack_commit(c, &st);
+	c->gpr[RSP] = rsp;
 }
 
 void event_deliver(struct cpu *c, const struct event *e)

@@ -124,7 +124,7 @@ static void call_inner(struct cpu *c, const struct call_gate *g, u64 next)
 {
 	unsigned cpl = desc_dpl(g->desc);
 	bool lma = c->efer & EFER_LMA;
-	struct stack st = lma ? stack_of_tss64(c, cpl, 4 + cpl * 8, 0) : stack_of_tss(c, cpl, 0);
+	struct stack st = lma ? stack_long(c, cpl, tss64_rsp(c, 4 + cpl * 8, 0)) : stack_of_tss(c, cpl, 0);
 	u32 error = lma ? 0 : st.ss.selector & ~3u;
 
 	stack_store(c, &st, g->size, c->seg[SEG_SS].selector, error);
@@ -279,17 +279,16 @@ static u64 return_code(struct cpu *c, u16 selector)
 	return desc;
 }
 
-/* The stack segment to return to, for level @cpl. 64-bit code above level 3 may have none. */
-static struct segment return_ss(struct cpu *c, u16 selector, unsigned cpl, bool to64)
+/* The descriptor of the stack segment to return to, for level @cpl. 0: none, which 64-bit code above level 3 may have. */
+static u64 return_ss(struct cpu *c, u16 selector, unsigned cpl, bool to64)
 {
-	struct segment s;
 	u64 desc;
 	u32 error = selector & ~3u;
 
 	if (selector_null(selector)) {
 		if (!to64 || cpl == 3 || (selector & 3) != cpl)
 			raise_gp0(c);
-		return (struct segment){.selector = selector, .unusable = 1, .dpl = (u8)cpl};
+		return 0;
 	}
 	if (!desc_read(c, selector, &desc, NULL) || (selector & 3) != cpl || !desc_writable(desc) ||
 	    desc_dpl(desc) != cpl)
@@ -297,8 +296,16 @@ static struct segment return_ss(struct cpu *c, u16 selector, unsigned cpl, bool 
 	if (!desc_present(desc))
 		raise_error(c, VEC_SS, error);
 	seg_mark_accessed(c, selector, &desc);
-	seg_from_desc(&s, selector, desc);
-	return s;
+	return desc;
+}
+
+/* @desc is what return_ss() has found. */
+static void load_returned_ss(struct cpu *c, u16 selector, u64 desc)
+{
+	if (desc)
+		seg_from_desc(&c->seg[SEG_SS], selector, desc);
+	else
+		seg_set_null(c, SEG_SS, selector);
 }
 
 /* RSP after a return to another stack: as wide as that one is. */
@@ -341,10 +348,10 @@ void far_ret(struct cpu *c, unsigned size, unsigned pop)
 	}
 	u64 rsp = stack_load(c, &st, size);
 	u16 ss = (u16)stack_load(c, &st, size);
-	struct segment new_ss = return_ss(c, ss, cpl, is_64bit_code(c, desc));
+	u64 ss_desc = return_ss(c, ss, cpl, is_64bit_code(c, desc));
 	target_check(c, desc, rip);
 	load_cs(c, cs, desc, cpl, rip);
-	c->seg[SEG_SS] = new_ss;
+	load_returned_ss(c, ss, ss_desc);
 	cpu_update_mode(c);
 	set_returned_rsp(c, rsp, pop);
 	seg_hide_inner(c, cpl);
@@ -463,11 +470,11 @@ static void iret_protected(struct cpu *c, unsigned size)
 	}
 	u64 rsp = stack_load(c, &st, size);
 	u16 ss = (u16)stack_load(c, &st, size);
-	struct segment new_ss = return_ss(c, ss, cpl, is_64bit_code(c, desc));
+	u64 ss_desc = return_ss(c, ss, cpl, is_64bit_code(c, desc));
 	target_check(c, desc, rip);
 	load_cs(c, cs, desc, cpl, rip);
 	c->rflags = iret_flags(c, flags, size);
-	c->seg[SEG_SS] = new_ss;
+	load_returned_ss(c, ss, ss_desc);
 	cpu_update_mode(c);
 	set_returned_rsp(c, rsp, 0);
 	if (outer)

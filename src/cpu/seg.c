@@ -265,13 +265,13 @@ struct stack stack_of_tss(struct cpu *c, unsigned cpl, u32 ext)
 	return st;
 }
 
-struct stack stack_of_tss64(struct cpu *c, unsigned cpl, unsigned offset, u32 ext)
+u64 tss64_rsp(struct cpu *c, unsigned offset, u32 ext)
 {
 	const struct segment *tr = &c->seg[SEG_TR];
 
 	if (tr->unusable || offset + 7 > tr->limit)
 		raise_error(c, VEC_TS, (tr->selector & ~3u) + ext);
-	return stack_long(c, cpl, mem_read_system(c, tr->base + offset, 8));
+	return mem_read_system(c, tr->base + offset, 8);
 }
 
 /* Linear address of @size bytes at @sp of the stack; #SS(@error) where it does not go. */

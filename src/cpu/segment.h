@@ -60,8 +60,8 @@ struct stack stack_of_segment(const struct cpu *c, unsigned cpl, const struct se
 struct stack stack_long(const struct cpu *c, unsigned cpl, u64 rsp);
 /* SSn:ESPn for level @cpl from a 16- or 32-bit TSS; faults are #TS and #SS with @ext. */
 struct stack stack_of_tss(struct cpu *c, unsigned cpl, u32 ext);
-/* The stack pointer at @offset of a 64-bit TSS. */
-struct stack stack_of_tss64(struct cpu *c, unsigned cpl, unsigned offset, u32 ext);
+/* The stack pointer at @offset of a 64-bit TSS; outside of it: #TS with @ext. */
+u64 tss64_rsp(struct cpu *c, unsigned offset, u32 ext);
 
 /* Pushes @size bytes; beyond the limit or not canonical: #SS(@error). */
 void stack_store(struct cpu *c, struct stack *st, unsigned size, u64 value, u32 error);

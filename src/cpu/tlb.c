@@ -396,7 +396,7 @@ void tlb_flush_page(struct cpu *c, u64 la)
 		exec[1] |= bit_get(tlb->exec_gone[1].bit[la >> 63], i);
 		for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++) {
 			struct tlb_entry *e = &tlb->e[idx][i];
-			if (!entry_within(e, mask, base))
+			if (!chunk_touched(tlb, idx, i) || !entry_within(e, mask, base))
 				continue;
 			exec[exec_class(idx)] |= e->tag_x != tag_none(i);
 			entry_clear(e, i);
