@@ -155,16 +155,11 @@ unsigned xsave_compacted_offset(u64 xcomp, unsigned n)
 	const struct xlayout *x = xlayout_get();
 	unsigned off = XSAVE_EXTENDED;
 
-	for (unsigned k = XC_AVX; k < NR_XC && k <= n; k++) {
-		if (!(xcomp & x->supported & BIT64(k)))
-			continue;
-		if (x->c[k].align)
-			off = ALIGN_UP(off, 64);
-		if (k == n)
-			break;
-		off += x->c[k].size;
+	for (u64 below = xcomp & x->supported & (BIT64(n) - BIT64(XC_AVX)); below; below &= below - 1) {
+		unsigned k = (unsigned)__builtin_ctzll(below);
+		off = (x->c[k].align ? ALIGN_UP(off, 64) : off) + x->c[k].size;
 	}
-	return off;
+	return x->c[n].align ? ALIGN_UP(off, 64) : off;
 }
 
 unsigned xsave_size(u64 xcr0, bool compacted)

@@ -177,7 +177,9 @@ static void xsave(struct cpu *c, const struct insn *i, enum xsave_kind kind)
 	header[0] |= xinuse;
 	header[1] = xcomp;
 	write_legacy(c, i, la, save, mxcsr);
-	mem_write_block(c, i->seg, la + XSAVE_BV, header, compacted ? 16 : 8);
+	mem_write(c, i->seg, la + XSAVE_BV, 8, header[0]);
+	if (compacted)
+		mem_write(c, i->seg, la + XSAVE_XCOMP_BV, 8, header[1]);
 	for (unsigned n = XC_AVX; n < NR_XC; n++)
 		if (save & BIT64(n))
 			write_extended(c, i, la, n, xcomp);
