@@ -117,12 +117,11 @@ struct tr_facts {
 #define CHANGES_RAX BIT(3)
 #define CHANGES_LOW BIT(4) /* RAX to RBX */
 #define CHANGES_ALL BIT(5)
-	bool other_32;              /* @other is for 32-bit code too */
 };
 
 extern struct tr_facts tr_facts[]; /* by insn.row */
-/* tr_system.c: for facts.other and other_32. */
-const struct tr_row *tr_find_other(const struct insn_row *r, bool *in_32);
+/* tr_system.c: for facts.other. */
+const struct tr_row *tr_find_other(const struct insn_row *r);
 
 /* REX.W of an operation on a word. */
 static inline unsigned tr_w(const struct tr *t)
@@ -297,8 +296,9 @@ void tr_emit_look(struct tr *t, u8 *leave[2]);
 struct tr_row {
 	const struct sem *sem;
 	bool (*emit)(struct tr *t, unsigned n, const struct insn *i); /* false: not in this form, nothing was emitted */
+	bool in_32; /* in 32-bit code too */
 };
-/* end with a NULL; x87's are for 32-bit code too */
+/* end with a NULL */
 extern const struct tr_row tr_int_rows[], tr_string_rows[], tr_x87_rows[];
 
 /* False: there is none for instruction @n. */

@@ -62,6 +62,12 @@ static bool emit_idiv(struct tr *t, unsigned n, const struct insn *i)
 
 /* --- Bits in memory, by number ----------------------------------------------------------------------------------- */
 
+/* Offsets in FS and GS have limits in 32-bit code. */
+static bool can_address(const struct tr *t, const struct insn *i)
+{
+	return i->is_mem && i->addrsize == t->word && (t->word == 8 || (i->seg != SEG_FS && i->seg != SEG_GS));
+}
+
 static void emit_segment_base(struct tr *t, const struct insn *i)
 {
 	if (i->seg == SEG_FS || i->seg == SEG_GS)
@@ -102,7 +108,7 @@ static void emit_bit_address(struct tr *t, const struct insn *i)
 	emit_bytes(e, "\x49\xc1\xff\x03", 4); /* sar r15, 3 */
 	emit_bytes(e, "\x49\x83\xe7", 3);     /* and r15, -size */
 	emit8(e, (unsigned)-i->opsize & 0xff);
-	emit_rr(e, 1, 0x03, S0, S1);
+	emit_rr(e, tr_w(t), 0x03, S0, S1);
 	emit_segment_base(t, i);
 }
 
@@ -122,7 +128,7 @@ static bool emit_bit(struct tr *t, unsigned n, const struct insn *i)
 	bool test = insn_rows[i->row].sem == &sem_bt_eg;
 	bool in_place = i->lock || (!test && jit_in_memory(i->reg)); /* by a bit number in S1, cut to the operand */
 
-	if (!i->is_mem || i->addrsize != 8)
+	if (!can_address(t, i))
 		return false;
 	tr_flags_to_slot(t, tr_flags_needed(t, n));
 	emit_bit_address(t, i);
@@ -161,7 +167,7 @@ static bool emit_cmpxchg_pair(struct tr *t, unsigned n, const struct insn *i)
 	struct emit *e = t->e;
 	bool wide = insn_rows[i->row].sem == &sem_cmpxchg16b;
 
-	if (i->addrsize != 8)
+	if (!can_address(t, i))
 		return false;
 	tr_flags_to_slot(t, tr_flags_needed(t, n));
 	tr_emit_ea(t, i, S0);
@@ -190,14 +196,14 @@ static bool emit_fence(struct tr *t, unsigned n, const struct insn *i)
 }
 
 const struct tr_row tr_int_rows[] = {
-	{&sem_div, emit_div},
-	{&sem_idiv, emit_idiv},
-	{&sem_bt_eg, emit_bit},
-	{&sem_bts_eg, emit_bit},
-	{&sem_btr_eg, emit_bit},
-	{&sem_btc_eg, emit_bit},
-	{&sem_cmpxchg8b, emit_cmpxchg_pair},
-	{&sem_cmpxchg16b, emit_cmpxchg_pair},
-	{&sem_fence, emit_fence},
+	{&sem_div, emit_div, true},
+	{&sem_idiv, emit_idiv, true},
+	{&sem_bt_eg, emit_bit, true},
+	{&sem_bts_eg, emit_bit, true},
+	{&sem_btr_eg, emit_bit, true},
+	{&sem_btc_eg, emit_bit, true},
+	{&sem_cmpxchg8b, emit_cmpxchg_pair, true},
+	{&sem_cmpxchg16b, emit_cmpxchg_pair, true},
+	{&sem_fence, emit_fence, true},
 	{NULL, NULL},
 };

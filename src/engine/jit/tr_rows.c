@@ -67,7 +67,7 @@ static void make(void)
 		f->is |= (is_jcc(r) ? ROW_JCC : 0) | (is_plain_e(r) ? ROW_PLAIN_E : 0);
 		f->changes = changes_of(r);
 		f->flags_written = (r->flags_written | r->flags_undefined) & FL_ARITH;
-		f->other = tr_find_other(r, &f->other_32);
+		f->other = tr_find_other(r);
 	}
 }
 

@@ -65,6 +65,15 @@ static void emit_side(struct tr *t, const struct insn *i, unsigned reg, enum acc
 	emit_store_abs(e, S1, &t->j->string[n]);
 }
 
+/* 32-bit code: offsets and the count are 32 bits wide. */
+static void cut(struct tr *t)
+{
+	static const u8 reg[] = {H_RCX, H_RSI, H_RDI};
+
+	for (unsigned n = 0; n < ARRAY_SIZE(reg) && t->word == 4; n++)
+		emit_rr(t->e, 0, 0x8b, reg[n], reg[n]);
+}
+
 static void emit_rep(struct tr *t, const struct insn *i, bool moves)
 {
 	struct emit *e = t->e;
@@ -87,6 +96,13 @@ static void emit_rep(struct tr *t, const struct insn *i, bool moves)
 		emit_ra(e, 1, 0x03, H_RSI, &j->string[0]);
 	emit_ra(e, 1, 0x03, H_RDI, &j->string[1]);
 	emit_load_abs(e, H_RCX, &j->string_n);
+	cut(t);
+}
+
+/* A flat segment that may be read: see mode.c. */
+static bool plain_source(const struct tr *t, const struct insn *i)
+{
+	return i->seg != SEG_FS && i->seg != SEG_GS && (t->word == 8 || i->seg != SEG_CS);
 }
 
 /*
@@ -99,9 +115,10 @@ static bool emit_string(struct tr *t, unsigned n, const struct insn *i)
 	bool moves = insn_rows[i->row].sem == &sem_movs;
 	u8 *leave[2], *done[2];
 
-	if (i->rep != 0xf3 || i->addrsize != 8 || (moves && (i->seg == SEG_FS || i->seg == SEG_GS)))
+	if (i->rep != 0xf3 || i->addrsize != t->word || (moves && !plain_source(t, i)))
 		return false;
 	tr_flags_to_slot(t, tr_flags_needed(t, n));
+	cut(t);
 	emit_rr(e, 1, 0x85, H_RCX, H_RCX);
 	done[0] = emit_jcc(e, CC_E);
 	emit8(e, 0xf6); /* test byte [RFLAGS + 1], DF */
@@ -151,7 +168,7 @@ void tr_string_fault(const struct jit *j, const u8 *pc)
 }
 
 const struct tr_row tr_string_rows[] = {
-	{&sem_movs, emit_string},
-	{&sem_stos, emit_string},
+	{&sem_movs, emit_string, true},
+	{&sem_stos, emit_string, true},
 	{NULL, NULL},
 };

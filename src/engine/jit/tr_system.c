@@ -542,19 +542,19 @@ static const struct tr_row system_rows[] = {
 	{&sem_sti, emit_sti},
 	{&sem_pushf, emit_pushf},
 	{&sem_popf, emit_popf},
-	{&sem_cld, emit_cld},
-	{&sem_std, emit_std},
+	{&sem_cld, emit_cld, true},
+	{&sem_std, emit_std, true},
 	{&sem_stac, emit_stac},
 	{&sem_clac, emit_clac},
-	{&sem_rdtsc, emit_rdtsc},
-	{&sem_rdtscp, emit_rdtsc},
+	{&sem_rdtsc, emit_rdtsc, true},
+	{&sem_rdtscp, emit_rdtsc, true},
 	{&sem_swapgs, emit_swapgs},
 	{&sem_rdfsbase, emit_rdfsbase},
 	{&sem_rdgsbase, emit_rdgsbase},
 	{&sem_wrfsbase, emit_wrfsbase},
 	{&sem_wrgsbase, emit_wrgsbase},
 	{&sem_mov_from_cr, emit_mov_from_cr},
-	{&sem_mov_from_seg, emit_mov_from_seg},
+	{&sem_mov_from_seg, emit_mov_from_seg, true},
 	{&sem_syscall, emit_syscall},
 	{&sem_sysret, emit_sysret},
 	{NULL, NULL},
@@ -567,11 +567,10 @@ static const struct tr_row *find(const struct tr_row *r, const struct sem *sem)
 	return r->sem ? r : NULL;
 }
 
-const struct tr_row *tr_find_other(const struct insn_row *r, bool *in_32)
+const struct tr_row *tr_find_other(const struct insn_row *r)
 {
 	const struct tr_row *o = find(tr_x87_rows, r->sem);
 
-	*in_32 = o != NULL;
 	if (!o)
 		o = find(system_rows, r->sem);
 	if (!o)
@@ -583,7 +582,7 @@ bool tr_other(struct tr *t, unsigned n, const struct insn *i)
 {
 	const struct tr_facts *f = &tr_facts[i->row];
 
-	return f->other && (t->word == 8 || f->other_32) && tr_can_address(t, i) && f->other->emit(t, n, i);
+	return f->other && (t->word == 8 || f->other->in_32) && tr_can_address(t, i) && f->other->emit(t, n, i);
 }
 
 bool tr_is_other(const struct insn *i)

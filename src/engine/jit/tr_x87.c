@@ -119,14 +119,14 @@ static bool emit_vzeroupper(struct tr *t, unsigned n, const struct insn *i)
 }
 
 const struct tr_row tr_x87_rows[] = {
-	{&sem_fnstcw, emit_fnstcw},
-	{&sem_fldcw, emit_fldcw},
-	{&sem_fnstsw, emit_fnstsw},
-	{&sem_fnclex, emit_fnclex},
-	{&sem_fwait, emit_fwait},
-	{&sem_emms, emit_emms},
-	{&sem_stmxcsr, emit_stmxcsr},
-	{&sem_ldmxcsr, emit_ldmxcsr},
-	{&sem_vzeroupper, emit_vzeroupper},
+	{&sem_fnstcw, emit_fnstcw, true},
+	{&sem_fldcw, emit_fldcw, true},
+	{&sem_fnstsw, emit_fnstsw, true},
+	{&sem_fnclex, emit_fnclex, true},
+	{&sem_fwait, emit_fwait, true},
+	{&sem_emms, emit_emms, true},
+	{&sem_stmxcsr, emit_stmxcsr, true},
+	{&sem_ldmxcsr, emit_ldmxcsr, true},
+	{&sem_vzeroupper, emit_vzeroupper, true},
 	{NULL, NULL},
 };
