@@ -61,7 +61,7 @@ struct jit_site {
 	u8 span_acc;
 	u8 size, seg, acc, align;
 	u8 need;          /* VEC_* that must be clear */
-	bool masked;      /* an opmask selects what is accessed: only C may look at the rest's pages */
+	bool masked;      /* a mask selects what is accessed: only C may look at the rest's pages */
 	bool leave;       /* once C has executed the instruction: the block is not whole behind it */
 	bool kept;        /* the instruction is here; else it is decoded when it comes to that */
 	struct insn insn[];

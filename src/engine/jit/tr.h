@@ -181,7 +181,7 @@ void tr_slow_done(struct tr *t, struct slow_path *s);
 struct jit_site *tr_new_site(struct tr *t, const struct insn *i);
 void tr_emit_c_path(struct tr *t, const struct insn *i, unsigned cc);
 
-/* An opmask selects what of the memory operand of @i is accessed. */
+/* A mask selects what of the memory operand of @i is accessed. */
 bool tr_is_masked(const struct insn *i);
 
 /* Whether what generated code does is all that @i, with an operand in memory, asks for. 16-bit addresses are for C. */

@@ -2,6 +2,7 @@
  * FPU and vector instructions: they name the host's registers of the same number, where fpu.c brings the guest's. Once
  * per block and group of registers, a guard looks whether they are there and may be used.
  */
+#include "cpu/fpu.h"
 #include "engine/jit/tr.h"
 #include "engine/thunk.h"
 
@@ -59,11 +60,18 @@ bool tr_can_copy_fpu(const struct tr *t, const struct insn *i)
 	return true;
 }
 
+/* The components in use from then on, but those that are marked already. */
 static u64 in_use_after(const struct tr *t, const struct insn *i)
 {
+	const struct insn_row *r = &insn_rows[i->row];
 	const struct thunk *k = i->thunk;
+	u64 use = r->attr & (A_X87 | A_MMX) ? XF(X87) : 0;
 
-	return (k ? k->xinuse : insn_rows[i->row].attr & (A_X87 | A_MMX) ? BIT(0) : 0) & ~t->xinuse;
+	if (k)
+		use = k->xinuse;
+	else if (r->sem == &sem_vmaskmov_load)
+		use = XF(SSE) | (i->l ? XF(AVX) : 0);
+	return use & ~t->xinuse;
 }
 
 bool tr_fpu_guard_needed(const struct tr *t, const struct insn *i)

@@ -138,7 +138,10 @@ static u8 align_of(const struct insn *i)
 
 bool tr_is_masked(const struct insn *i)
 {
-	return i->thunk && ((const struct thunk *)i->thunk)->what & THUNK_MASK;
+	const struct sem *sem = insn_rows[i->row].sem;
+
+	return (i->thunk && ((const struct thunk *)i->thunk)->what & THUNK_MASK) || sem == &sem_vmaskmov_load ||
+	       sem == &sem_vmaskmov_store;
 }
 
 struct jit_site *tr_new_site(struct tr *t, const struct insn *i)

@@ -1,6 +1,7 @@
 /* Control instructions of x87, MMX and vectors that compilers emit, on the host's own registers: see fpu.c. */
 #include "cpu/fpu.h"
 #include "engine/jit/tr.h"
+#include "engine/reencode.h"
 
 /* As copy.c notes it (SDM vol. 1, 8.1.8). Leaves flags alone. */
 void tr_emit_x87_note(struct tr *t, const struct insn *i)
@@ -103,6 +104,16 @@ static bool emit_ldmxcsr(struct tr *t, unsigned n, const struct insn *i)
 	return emit_on_memory(t, n, i, "\x41\x0f\xae\x16", 4);
 }
 
+/* VMASKMOV and VPMASKMOV: as the guest has them. What is not selected is in the same page, so it cannot fault. */
+static bool emit_vmaskmov(struct tr *t, unsigned n, const struct insn *i)
+{
+	struct reencode to = REENCODE_SAME(i);
+	u8 code[REENCODE_MAX];
+
+	to.base = S0;
+	return emit_on_memory(t, n, i, (const char *)code, reencode(code, i, &to));
+}
+
 /* In 32-bit code it leaves half of the registers alone. */
 static bool emit_vzeroupper(struct tr *t, unsigned n, const struct insn *i)
 {
@@ -128,5 +139,7 @@ const struct tr_row tr_x87_rows[] = {
 	{&sem_stmxcsr, emit_stmxcsr, true},
 	{&sem_ldmxcsr, emit_ldmxcsr, true},
 	{&sem_vzeroupper, emit_vzeroupper, true},
+	{&sem_vmaskmov_load, emit_vmaskmov, true},
+	{&sem_vmaskmov_store, emit_vmaskmov, true},
 	{NULL, NULL},
 };
