@@ -179,6 +179,50 @@ static void test_pages(void)
 	check(ok, "500 routines replaced by REP MOVSB");
 }
 
+/* --- Calls at the end of a page ------------------------------------------------------------------------------------ */
+
+static volatile bool edge_ok;
+
+/* A call that begins @before bytes before the end of a page comes back to the next one, whose frame is elsewhere. */
+static void edge(unsigned before)
+{
+	u64 at = PAGE(21) - before, to = PAGE(21) + 0x800;
+	u32 rel = (u32)(to - (at + 5));
+
+	for (u32 n = 0; n < 30; n++) {
+		emit_mov(to, n);
+		*(volatile u8 *)at = 0xe8;
+		for (int k = 0; k < 4; k++)
+			*(volatile u8 *)(at + 1 + k) = (u8)(rel >> k * 8);
+		for (int k = 0; k < 4; k++)
+			*(volatile u8 *)(at + 5 + k) = (u8)(0xc301c083 >> k * 8); /* addl $1, %eax; ret */
+		edge_ok &= call_code(at) == n + 1 && call_code(at) == n + 1;
+	}
+}
+
+static void edges(void)
+{
+	for (unsigned before = 1; before < 8; before++)
+		edge(before);
+}
+
+static void edges_user(void)
+{
+	edges();
+	asm volatile("int $0x80");
+}
+
+static void test_edges(void)
+{
+	test_map(20, PHYS(22) | RW);
+	test_map(21, PHYS(20) | RW);
+	edge_ok = true;
+	edges();
+	check(edge_ok, "calls at the end of a page");
+	run_user(edges_user);
+	check(edge_ok, "... and in user code");
+}
+
 /* --- The same bytes in other modes -------------------------------------------------------------------------------- */
 
 /* Calls 32-bit code, which ends by a far jump through compat_back. */
@@ -220,5 +264,6 @@ void guest_main(void)
 	test_map_init();
 	test_self();
 	test_pages();
+	test_edges();
 	test_modes();
 }
