@@ -279,7 +279,7 @@ static u64 return_code(struct cpu *c, u16 selector)
 	return desc;
 }
 
-/* The descriptor of the stack segment to return to, for level @cpl. 0: none, which 64-bit code above level 3 may have. */
+/* The descriptor of the stack segment to return to, for level @cpl. 0: none, as 64-bit code above level 3 may have. */
 static u64 return_ss(struct cpu *c, u16 selector, unsigned cpl, bool to64)
 {
 	u64 desc;

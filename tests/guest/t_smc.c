@@ -179,7 +179,7 @@ static void test_pages(void)
 	check(ok, "500 routines replaced by REP MOVSB");
 }
 
-/* --- Calls at the end of a page ------------------------------------------------------------------------------------ */
+/* --- Calls at the end of a page --------------------------------------------------------------------------------- */
 
 static volatile bool edge_ok;
 

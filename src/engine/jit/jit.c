@@ -115,18 +115,27 @@ void jit_sync(struct jit *j)
 
 /*
  * The guest's MXCSR is the host's while generated code runs, if it masks all exceptions. C code has its own: around
- * every call from generated code.
+ * every call from generated code. What flags are set is all the same to it, though, and to load MXCSR takes a while.
  */
+static inline void mxcsr_set(struct jit *j, u32 v)
+{
+	if (unlikely(j->mxcsr != v))
+		_mm_setcsr(v);
+	j->mxcsr = v;
+}
+
 static inline void mxcsr_to_cpu(struct jit *j)
 {
-	if (!(j->vec_bad & VEC_FP))
-		j->cpu->fpu.mxcsr = _mm_getcsr();
-	_mm_setcsr(j->host_mxcsr);
+	if (j->vec_bad & VEC_FP)
+		return;
+	j->cpu->fpu.mxcsr = j->mxcsr = _mm_getcsr();
+	if (unlikely((j->mxcsr ^ j->host_mxcsr) & ~MXCSR_FLAGS))
+		mxcsr_set(j, j->host_mxcsr);
 }
 
 static inline void mxcsr_from_cpu(struct jit *j)
 {
-	_mm_setcsr(j->vec_bad & VEC_FP ? j->host_mxcsr : j->cpu->fpu.mxcsr);
+	mxcsr_set(j, j->vec_bad & VEC_FP ? j->host_mxcsr : j->cpu->fpu.mxcsr);
 }
 
 /* --- Called from generated code ------------------------------------------------------------------------------ */
@@ -325,7 +334,7 @@ u64 jit_lookup(struct jit *j)
 struct jit_link *jit_block_run(struct jit *j, const struct jit_block *b)
 {
 	jit_flags_from_cpu(j);
-	j->host_mxcsr = _mm_getcsr();
+	j->mxcsr = _mm_getcsr(); /* a signal may have changed it */
 	mxcsr_from_cpu(j);
 	j->page_rip = j->cpu->rip & PAGE_MASK;
 	j->enter(b->entry);
@@ -427,8 +436,10 @@ enum exit_reason jit_run_blocks(struct cpu *c, enum exit_reason (*blocks)(struct
 		j->map_gen = map_gen;
 	}
 	hub_enter(j);
+	j->host_mxcsr = _mm_getcsr();
 	enum exit_reason reason = loop_run(c, blocks);
 	jit_x87_save(j);
+	_mm_setcsr(j->host_mxcsr);
 	hub_leave(j);
 	j->kicked = reason == EXIT_KICK;
 	return reason;

@@ -175,6 +175,7 @@ struct jit {
 	u64 x87_page;          /* RIP of that page */
 	u64 seg_end[2];        /* 32-bit code: offsets in FS and GS from here on need C */
 	u32 host_mxcsr;        /* C code's, while the guest's is in force */
+	u32 mxcsr;             /* the one in force, but for flags that generated code has set since */
 	u64 window[JIT_WINDOWS]; /* host addresses of accesses to come: see tr_window.c */
 	u64 string[2];         /* guest address less host address, of RSI and RDI, while REP runs: see tr_string.c */
 	u64 string_n;          /* and what is to be added to RCX then */

@@ -1,10 +1,10 @@
 /*
- * Where returns go: each call notes its return address and the code for it in a ring, and each return looks at the latest
- * note first. What does not match (another stack, a mapping or mode that has changed, more calls than the ring holds)
- * goes through the jump cache. Unlike that, the ring is always in the host's nearest cache.
+ * Where returns go: each call notes its return address and the code for it in a ring, and each return looks at the
+ * latest note first. What does not match (another stack, a mapping or mode that has changed, more calls than the ring
+ * holds) goes through the jump cache. Unlike that, the ring is always in the host's nearest cache.
  *
- * The code is a link of the caller's block, which exists before there is a block that the call comes back to; so the end
- * of a block needs no look at the ring. A note outlives its key's meaning as little as an entry of the jump cache does.
+ * The code is a link of the caller's block, which exists before there is a block that the call comes back to; so the
+ * end of a block needs no look at the ring. A note outlives its key's meaning as little as an entry of the jump cache.
  */
 #include "engine/jit/tr.h"
 
