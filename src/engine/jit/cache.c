@@ -240,7 +240,6 @@ void jit_flush(struct jit *j)
 		memset(j->hash, 0, sizeof(j->hash));
 		memset(j->page, 0, sizeof(j->page));
 		memset(j->jump, 0, sizeof(j->jump));
-		memset(j->ring, 0, sizeof(j->ring));
 	}
 	j->nr_marks = j->free_mark = 0;
 	j->e.p = j->code_start;

@@ -44,7 +44,6 @@ static void sync_epochs(struct jit *j)
 		return;
 	if (j->epoch_last > EPOCHS - 3) { /* no room for two more */
 		memset(j->jump, 0, sizeof(j->jump));
-		memset(j->ring, 0, sizeof(j->ring));
 		memset(j->known, 0, sizeof(j->known));
 		memset(j->seen_gen, 0, sizeof(j->seen_gen));
 		j->epoch_last = 0;

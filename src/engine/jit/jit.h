@@ -41,7 +41,6 @@ static inline unsigned jit_host_of(unsigned g)
 #define JIT_EPOCH_SHIFT 48 /* to the mode in jit.epoch */
 #define JIT_FAR_MAX 1024
 #define JUMP_BITS 15
-#define JIT_RING 32
 #define JIT_BLOCK_MAX (64u << 10) /* of host code */
 #define JIT_TOUCH (128u << 10) /* memory of both is asked for by pieces of this */
 
@@ -183,8 +182,6 @@ struct jit {
 	struct jit_level level[2];
 	bool level_ok;         /* they may be used */
 	struct jump_entry jump[1u << JUMP_BITS];
-	struct jump_entry ring[JIT_RING]; /* for returns: see returns.c */
-	u32 ring_at;           /* offset of the next entry there */
 
 	u8 *rw, *rx;           /* one memory, mapped twice */
 	size_t code_size, data_size;
@@ -251,9 +248,6 @@ void jit_make_stubs(struct jit *j);
  * predict. The target is entered with the key in S0.
  */
 void jit_emit_jump(struct jit *j, bool user);
-/* Its two halves, with the key in S0 between them. */
-void jit_emit_key(struct jit *j, bool user);
-void jit_emit_jump_by_key(struct jit *j);
 
 /* tr_system.c: the stubs of SYSCALL and SYSRET. */
 void jit_make_system_stubs(struct jit *j);

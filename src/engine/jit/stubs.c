@@ -80,7 +80,7 @@ static void make_exit(struct jit *j)
 	emit_jmp(e, j->stub_link);
 }
 
-void jit_emit_key(struct jit *j, bool user)
+void jit_emit_jump(struct jit *j, bool user)
 {
 	struct emit *e = &j->e;
 
@@ -90,13 +90,7 @@ void jit_emit_key(struct jit *j, bool user)
 		emit32(e, PAGE_MASK);
 		emit_store_abs(e, S1, &j->page_rip);
 	}
-	emit_ra(e, 1, 0x33, S0, &j->epoch); /* xor */
-}
-
-void jit_emit_jump_by_key(struct jit *j)
-{
-	struct emit *e = &j->e;
-
+	emit_ra(e, 1, 0x33, S0, &j->epoch);    /* xor */
 	emit_bytes(e, "\x45\x69\xfe", 3);      /* imul r15d, r14d, JUMP_HASH */
 	emit32(e, JUMP_HASH);
 	emit_bytes(e, "\x41\xc1\xef", 3);      /* shr r15d: what jit_jump_index() says, times 16 */
@@ -108,12 +102,6 @@ void jit_emit_jump_by_key(struct jit *j)
 	emit_rel32(e, j->stub_miss);
 	emit_bytes(e, "\x41\xff\xa7", 3);      /* jmp [r15 + code] */
 	emit32(e, (u64)&j->jump[0].code);
-}
-
-void jit_emit_jump(struct jit *j, bool user)
-{
-	jit_emit_key(j, user);
-	jit_emit_jump_by_key(j);
 }
 
 /* Jumped to with the key in S0: it is not in the jump cache, or its block is dead. */

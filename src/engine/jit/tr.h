@@ -217,13 +217,6 @@ void tr_unroll(struct tr *t);
 /* Instruction @n is the branch back, with another turn of the block behind it. */
 bool tr_turns(const struct tr *t, unsigned n);
 
-/* --- returns.c: where returns go ---------------------------------------------------------------------------------- */
-
-/* Notes the return address in S1, with the code that the rel32 it returns is yet to lead to. Uses S0 and S1. */
-u8 *tr_emit_note_return(struct tr *t);
-/* Goes on at the RIP in S0, which a call has noted. Flags must be in their slot. */
-void tr_emit_return(struct tr *t);
-
 /* --- tr_cross.c: instructions across two pages -------------------------------------------------------------------- */
 
 /*

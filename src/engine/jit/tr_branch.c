@@ -109,29 +109,14 @@ void tr_emit_late_paths(struct tr *t)
 	}
 }
 
-/* Returns the rel32 that leads to where the call comes back. */
-static u8 *emit_push_return(struct tr *t, const struct insn *i)
+static void emit_push_return(struct tr *t, const struct insn *i)
 {
 	struct slow_path *s = tr_emit_stack(t, i, -t->word, ACC_WRITE);
 
 	tr_emit_rip(t, S1, jit_cut(t->b, t->place + i->len));
 	emit_rm_disp(t->e, tr_w(t), 0x89, S1, S0, t->disp);
 	tr_emit_rsp_add(t, -t->word);
-	u8 *back = tr_emit_note_return(t);
 	tr_slow_done(t, s);
-	return back;
-}
-
-/* Behind the call's jump: what its note leads to, with the key in S0. */
-static void emit_back(struct tr *t, const struct insn *i, u8 *back)
-{
-	jit_place place = jit_cut(t->b, t->place + i->len);
-
-	emit_patch(back, t->e->p);
-	if (t->far || same_page(t, place))
-		tr_emit_goto(t, place);
-	else
-		jit_emit_jump_by_key(t->j); /* jit->page_rip is not this block's any more */
 }
 
 /*
@@ -188,15 +173,14 @@ bool tr_branch(struct tr *t, const struct insn *i)
 	if (sem == &sem_jmp_j) {
 		tr_emit_goto(t, branch_target(t, i));
 	} else if (sem == &sem_call_j) {
-		u8 *back = emit_push_return(t, i);
+		emit_push_return(t, i);
 		tr_emit_goto(t, branch_target(t, i));
-		emit_back(t, i, back);
 	} else if (sem == &sem_ret) {
 		struct slow_path *s = tr_emit_stack(t, i, 0, ACC_READ);
 		emit_rm_disp(e, tr_w(t), 0x8b, S0, S0, t->disp);
 		tr_emit_canonical(t, i);
 		tr_emit_rsp_add(t, t->word + (s32)(i->opcode == 0xc2 ? i->imm & 0xffff : 0));
-		tr_emit_return(t);
+		tr_emit_lookup(t);
 		tr_slow_done(t, s);
 	} else if (sem == &sem_jmp_e) {
 		emit_target(t, i);
@@ -204,10 +188,9 @@ bool tr_branch(struct tr *t, const struct insn *i)
 	} else if (sem == &sem_call_e) {
 		emit_target(t, i);
 		emit_store_abs(e, S0, &t->j->target);
-		u8 *back = emit_push_return(t, i);
+		emit_push_return(t, i);
 		emit_load_abs(e, S0, &t->j->target);
 		tr_emit_lookup(t);
-		emit_back(t, i, back);
 	} else {
 		return false;
 	}
