@@ -322,13 +322,13 @@ void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum acce
 		if (c->journal)
 			c->journal->page(c, host);
 	}
-	if (unlikely(gpa_has_code(slot, t.gpa)) && c->code_fill)
-		c->code_fill(c, host);
 	struct tlb_page page = {
 		.la = la & PAGE_MASK, .host = (u64)host & PAGE_MASK, .page_bits = t.page_bits, .global = t.global,
 		.read = allowed(c, &t, ACC_READ, idx), .write = acc == ACC_WRITE && !gpa_has_code(slot, t.gpa),
 		.exec = allowed(c, &t, ACC_EXEC, idx),
 	};
+	if (page.exec && gpa_has_code(slot, t.gpa) && c->code_fill)
+		c->code_fill(c, host);
 	if (unlikely(c->watch_active) && debug_watched_page(c, la))
 		page.read = page.write = false;
 	tlb_enter(c, idx, &page);

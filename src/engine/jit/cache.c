@@ -43,14 +43,6 @@ static _Atomic u16 *mark_in(const struct gpa_slot *s, const u8 *p)
 	return s->code && off < s->size ? &s->code[off >> PAGE_SHIFT] : NULL;
 }
 
-static bool page_has_blocks(const struct jit *j, const u8 *p)
-{
-	for (const struct jit_block *b = j->page[hash_page(p)]; b; b = b->page_next)
-		if (((u64)b->code ^ (u64)p) < PAGE_SIZE)
-			return true;
-	return false;
-}
-
 bool jit_marks_full(const struct jit *j)
 {
 	return !j->free_mark && j->nr_marks + 1 >= JIT_MARKS;
@@ -68,7 +60,7 @@ static void mark_page(struct jit *j, struct jit_block *b)
 	else
 		b->mark = ++j->nr_marks;
 	struct jit_mark *k = &j->mark[b->mark];
-	*k = (struct jit_mark){.page = (const u8 *)((u64)b->code & PAGE_MASK)};
+	*k = (struct jit_mark){.page = (const u8 *)((u64)b->code & PAGE_MASK), .verified = j->client_gen};
 	/* Several slots may show the same memory. */
 	for (u32 n = 0; n < m->nr; n++) {
 		_Atomic u16 *mark = mark_in(&m->slot[n], k->page);
@@ -97,17 +89,26 @@ static void unmark_page(struct jit *j, struct jit_mark *k)
 	j->free_mark = (u32)(k - j->mark);
 }
 
+/* That of the page at @p; NULL: it has no blocks. */
+static struct jit_mark *mark_of(struct jit *j, const u8 *p)
+{
+	for (const struct jit_block *b = j->page[hash_page(p)]; b; b = b->page_next)
+		if (((u64)b->code ^ (u64)p) < PAGE_SIZE)
+			return &j->mark[b->mark];
+	return NULL;
+}
+
 void jit_insert(struct jit *j, struct jit_block *b)
 {
 	struct jit_block **h = &j->hash[hash_code(b->code)], **page = &j->page[hash_page(b->code)];
+	struct jit_mark *k = mark_of(j, b->code);
 
-	for (struct jit_block *o = *page; o && !b->mark; o = o->page_next)
-		if (((u64)o->code ^ (u64)b->code) < PAGE_SIZE)
-			b->mark = o->mark;
-	if (!b->mark)
+	if (k)
+		b->mark = (u32)(k - j->mark);
+	else
 		mark_page(j, b);
+	j->mark[b->mark].hash = 0;
 	b->settled_at = hub_now(j);
-	b->verified = j->client_gen;
 	b->next = *h;
 	*h = b;
 	b->page_next = *page;
@@ -174,7 +175,7 @@ void jit_block_kill(struct jit *j, struct jit_block *b)
 	b->dead = true;
 	unchain(&j->hash[hash_code(b->code)], b, false);
 	unchain(&j->page[hash_page(b->code)], b, true);
-	if (!page_has_blocks(j, b->code))
+	if (!mark_of(j, b->code))
 		unmark_page(j, &j->mark[b->mark]);
 	for (struct jit_link *l = b->incoming; l; l = l->next)
 		if (l->to == b)
@@ -214,18 +215,51 @@ bool jit_count_write(struct jit *j, const u8 *p)
 	return true;
 }
 
+static u64 fold(u64 a, u64 b)
+{
+	u128 m = (u128)a * b;
+
+	return (u64)m ^ (u64)(m >> 64);
+}
+
+/* At least 2. With a key that nobody knows, nobody makes two pages that are taken for the same. */
+static u64 page_content(const struct jit *j, const u8 *page)
+{
+	u64 h[4] = {j->hash_key, j->hash_key, j->hash_key, j->hash_key}, word[8];
+
+	for (unsigned at = 0; at < PAGE_SIZE; at += sizeof(word)) {
+		memcpy(word, page + at, sizeof(word));
+		for (unsigned n = 0; n < 4; n++)
+			h[n] = fold(word[2 * n] ^ j->hash_key, word[2 * n + 1] ^ h[n]);
+	}
+	return fold(h[0] ^ fold(h[1], j->hash_key), h[2] ^ fold(h[3], j->hash_key)) | 2;
+}
+
+/*
+ * Block by block, as long as new ones come; then by the whole page's content, of a copy: somebody may be writing there.
+ */
 void jit_verify_page(struct jit *j, const u8 *p)
 {
+	struct jit_mark *k = mark_of(j, p);
+	const u8 *start = (const u8 *)((u64)p & PAGE_MASK), *now = start;
 	struct jit_block *next;
+	u8 copy[PAGE_SIZE];
 
+	if (!k || k->verified == j->client_gen)
+		return;
+	k->verified = j->client_gen;
+	if (k->hash) {
+		now = memcpy(copy, start, PAGE_SIZE);
+		u64 content = page_content(j, copy);
+		if (content == k->hash)
+			return;
+		k->hash = content;
+	} else {
+		k->hash = 1;
+	}
 	for (struct jit_block *b = j->page[hash_page(p)]; b; b = next) {
 		next = b->page_next;
-		if (((u64)b->code ^ (u64)p) >= PAGE_SIZE)
-			continue;
-		if (b->verified == j->client_gen)
-			return;
-		b->verified = j->client_gen;
-		if (!block_same_bytes(b->code, b->bytes, b->len))
+		if (((u64)b->code ^ (u64)p) < PAGE_SIZE && !block_same_bytes(now + (b->code - start), b->bytes, b->len))
 			jit_block_kill(j, b);
 	}
 }

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 
 #include "base/low.h"
 #include "cpu/exception.h"
@@ -280,7 +281,7 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 	struct jit_block *b = jit_find(j, c->rip, p);
 
 	j->stat.lookups++;
-	if (j->entered || (b && b->verified < j->hard_gen)) {
+	if (j->entered || (b && j->mark[b->mark].verified < j->hard_gen)) {
 		jit_verify_page(j, p);
 	} else if (b && !hub_settled(j, b) && !block_same_bytes(p, b->bytes, b->len)) {
 		jit_block_kill(j, b);
@@ -322,7 +323,7 @@ u64 jit_lookup(struct jit *j)
 	if (j->mode == JIT_MODE_NONE)
 		return 0;
 	struct jit_block *b = jit_find(j, c->rip, (const u8 *)tlb_host(e, c->rip));
-	if (!b || b->settled_at || b->verified < j->hard_gen)
+	if (!b || b->settled_at || j->mark[b->mark].verified < j->hard_gen)
 		return 0;
 	j->stat.lookups++;
 	j->page_rip = c->rip & PAGE_MASK;
@@ -540,6 +541,8 @@ static int jit_vcpu_create(struct cpu *c)
 	j->vec_bad = VEC_AWAY;
 	j->vec_max = xsave_supported() & BIT64(6) ? 64 : xsave_supported() & BIT64(2) ? 32 : 16;
 	j->bmi2 = __builtin_cpu_supports("bmi2");
+	if (getrandom(&j->hash_key, sizeof(j->hash_key), GRND_NONBLOCK) != sizeof(j->hash_key))
+		j->hash_key = __rdtsc() * JUMP_HASH;
 	j->off = !(is_low(c + 1) && is_low(c->tlbs + 1) && is_low(j + 1) && is_low(j->data + j->data_size));
 	if (!j->off) {
 		jit_make_stubs(j);

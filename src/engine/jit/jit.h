@@ -39,7 +39,7 @@ static inline unsigned jit_host_of(unsigned g)
 #define JIT_WINDOWS 16
 #define JIT_HASH_BITS 15
 #define JIT_EPOCH_SHIFT 48 /* to the mode in jit.epoch */
-#define JIT_FAR_MAX 1024
+#define JIT_FAR_MAX 8192
 #define JUMP_BITS 15
 #define JIT_BLOCK_MAX (64u << 10) /* of host code */
 #define JIT_TOUCH (128u << 10) /* memory of both is asked for by pieces of this */
@@ -95,7 +95,6 @@ struct jit_block {
 	struct jit_block *page_next; /* of the blocks that begin in the same page */
 	struct jit_link *incoming;
 	u64 settled_at;        /* see hub.h */
-	u64 verified;          /* jit.client_gen at which its bytes were those in memory */
 	u32 mark;              /* of its page, in jit.mark; 0: none */
 	u16 len;
 	u16 flags_live;        /* arithmetic flags at its entry that it reads or leaves as they are */
@@ -128,6 +127,8 @@ struct jit_writes {
 struct jit_mark {
 	const u8 *page;
 	u64 id;   /* the latest of the memory slots that show the page and were marked */
+	u64 verified; /* jit.client_gen at which the bytes of all older blocks were those in memory, */
+	u64 hash;     /* and the page's content was this; 0: there is a newer block; 1: none since they were looked at */
 	u32 next; /* free one */
 };
 #define JIT_MARKS (1u << 14)
@@ -200,6 +201,7 @@ struct jit {
 	struct jit_block *hash[1u << JIT_HASH_BITS];
 	struct jit_block *page[1u << JIT_HASH_BITS];
 	/* counts the moments since which the client may have written to guest memory: see jit.c */
+	u64 hash_key;          /* of jit_mark.hash */
 	u64 client_gen;
 	u64 hard_gen;          /* its value when the client last said so */
 	bool kicked;           /* the last run ended for somebody outside */
