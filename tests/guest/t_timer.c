@@ -181,6 +181,55 @@ static void test_periodic(void)
 	check_eq(count, stopped, "periodic: stops with a count of 0");
 }
 
+/* An interrupt between elements of REP STOSB: the registers say what is left (SDM vol. 2, REP). */
+#define FILL_SIZE 0x7ffff0ul
+#define FILL_END (TEST_PHYS + 5 + FILL_SIZE)
+extern u8 fill_insn[];
+static volatile u32 within, wrong;
+
+static void on_timer_in_fill(struct frame *f)
+{
+	if (f->rip == (u64)fill_insn && f->rcx < FILL_SIZE) {
+		within++;
+		wrong += f->rdi + f->rcx != FILL_END || !f->rcx;
+	}
+	apic_write(APIC_EOI, 0);
+}
+
+static __attribute__((noinline)) void fill(u8 with)
+{
+	u64 to = TEST_PHYS + 5, n = FILL_SIZE;
+
+	asm volatile("fill_insn: rep stosb" : "+D"(to), "+c"(n) : "a"(with) : "memory");
+}
+
+static bool filled(u8 with)
+{
+	u64 from = TEST_PHYS + 5, n = FILL_SIZE;
+
+	asm volatile("repe scasb" : "+D"(from), "+c"(n) : "a"(with) : "memory", "cc");
+	return !n && ((u8 *)from)[-1] == with;
+}
+
+static void test_rep(void)
+{
+	u8 n = 0;
+
+	trap_table[0x51] = on_timer_in_fill;
+	*(u8 *)FILL_END = 0xee;
+	apic_write(LVT_TIMER, PERIODIC | 0x51);
+	apic_write(TIMER_INIT, 100000);
+	sti();
+	while (within < 5 && ++n < 250)
+		fill(n);
+	cli();
+	apic_write(TIMER_INIT, 0);
+	check(within >= 5, "REP STOSB is interrupted");
+	check_eq(wrong, 0, "... with the rest of its work in the registers");
+	check(filled(n) && *(u8 *)FILL_END == 0xee, "... and does all of it, and no more");
+	trap_table[0x51] = on_timer;
+}
+
 static void test_deadline(void)
 {
 	u32 id[4];
@@ -299,6 +348,7 @@ void guest_main(void)
 	calibrate();
 	test_one_shot();
 	test_periodic();
+	test_rep();
 	test_deadline();
 	test_pit();
 }
