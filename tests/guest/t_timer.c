@@ -182,8 +182,9 @@ static void test_periodic(void)
 }
 
 /* An interrupt between elements of REP STOSB: the registers say what is left (SDM vol. 2, REP). */
-#define FILL_SIZE 0x7ffff0ul
-#define FILL_END (TEST_PHYS + 5 + FILL_SIZE)
+#define FILL_START (TEST_PHYS + 0x800005) /* whose low 24 bits are neither this program's nor the LAPIC's */
+#define FILL_SIZE 0x5f0000ul
+#define FILL_END (FILL_START + FILL_SIZE)
 extern u8 fill_insn[];
 static volatile u32 within, wrong;
 
@@ -198,14 +199,14 @@ static void on_timer_in_fill(struct frame *f)
 
 static __attribute__((noinline)) void fill(u8 with)
 {
-	u64 to = TEST_PHYS + 5, n = FILL_SIZE;
+	u64 to = FILL_START, n = FILL_SIZE;
 
 	asm volatile("fill_insn: rep stosb" : "+D"(to), "+c"(n) : "a"(with) : "memory");
 }
 
 static bool filled(u8 with)
 {
-	u64 from = TEST_PHYS + 5, n = FILL_SIZE;
+	u64 from = FILL_START, n = FILL_SIZE;
 
 	asm volatile("repe scasb" : "+D"(from), "+c"(n) : "a"(with) : "memory", "cc");
 	return !n && ((u8 *)from)[-1] == with;
@@ -217,6 +218,7 @@ static void test_rep(void)
 
 	trap_table[0x51] = on_timer_in_fill;
 	*(u8 *)FILL_END = 0xee;
+	fill(0); /* from now on it finds all pages in the TLB */
 	apic_write(LVT_TIMER, PERIODIC | 0x51);
 	apic_write(TIMER_INIT, 100000);
 	sti();
