@@ -48,19 +48,19 @@ bool jit_marks_full(const struct jit *j)
 	return !j->free_mark && j->nr_marks + 1 >= JIT_MARKS;
 }
 
-/* This vCPU has translated something of @b's page, for the first time since it had nothing of it. */
-static void mark_page(struct jit *j, struct jit_block *b)
+/* This vCPU has translated something of the page at @p, for the first time since it had nothing of it. */
+static struct jit_mark *mark_page(struct jit *j, const u8 *p)
 {
 	const struct gpa_map *m = j->cpu->map;
+	u32 nr = j->free_mark;
 	bool fresh = false;
 
-	b->mark = j->free_mark;
-	if (b->mark)
-		j->free_mark = j->mark[b->mark].next;
+	if (nr)
+		j->free_mark = j->mark[nr].next;
 	else
-		b->mark = ++j->nr_marks;
-	struct jit_mark *k = &j->mark[b->mark];
-	*k = (struct jit_mark){.page = (const u8 *)((u64)b->code & PAGE_MASK), .verified = j->client_gen};
+		nr = ++j->nr_marks;
+	struct jit_mark *k = &j->mark[nr];
+	*k = (struct jit_mark){.page = (const u8 *)((u64)p & PAGE_MASK), .verified = j->client_gen};
 	/* Several slots may show the same memory. */
 	for (u32 n = 0; n < m->nr; n++) {
 		_Atomic u16 *mark = mark_in(&m->slot[n], k->page);
@@ -70,9 +70,10 @@ static void mark_page(struct jit *j, struct jit_block *b)
 		k->id = MAX(k->id, m->slot[n].code_id);
 	}
 	if (fresh) {
-		tlb_drop_writes(j->cpu, b->code);
-		hub_watch(j, b->code);
+		tlb_drop_writes(j->cpu, p);
+		hub_watch(j, p);
 	}
+	return k;
 }
 
 /* Its last block there is gone. So is the counter where the memory slot was deleted; newer slots were not marked. */
@@ -98,16 +99,69 @@ static struct jit_mark *mark_of(struct jit *j, const u8 *p)
 	return NULL;
 }
 
+static u64 fold(u64 a, u64 b)
+{
+	u128 m = (u128)a * b;
+
+	return (u64)m ^ (u64)(m >> 64);
+}
+
+/*
+ * The page's content as a number other than 0, and a copy of it: somebody may be writing there. With a key that nobody
+ * knows, nobody makes two pages that are taken for the same.
+ */
+static u64 page_content(const struct jit *j, const u8 *p, u8 copy[PAGE_SIZE])
+{
+	u64 h[4] = {j->hash_key, j->hash_key, j->hash_key, j->hash_key}, word[8];
+
+	memcpy(copy, (const u8 *)((u64)p & PAGE_MASK), PAGE_SIZE);
+	for (unsigned at = 0; at < PAGE_SIZE; at += sizeof(word)) {
+		memcpy(word, copy + at, sizeof(word));
+		for (unsigned n = 0; n < 4; n++)
+			h[n] = fold(word[2 * n] ^ j->hash_key, word[2 * n + 1] ^ h[n]);
+	}
+	return fold(h[0] ^ fold(h[1], j->hash_key), h[2] ^ fold(h[3], j->hash_key)) | 1;
+}
+
+static bool is_in(const struct jit_block *b, const u8 page[PAGE_SIZE])
+{
+	return block_same_bytes(page + ((u64)b->code & (PAGE_SIZE - 1)), b->bytes, b->len);
+}
+
+void jit_verify_page(struct jit *j, const u8 *p)
+{
+	struct jit_mark *k = mark_of(j, p);
+	struct jit_block *next;
+	u8 page[PAGE_SIZE];
+
+	if (!k || k->verified == j->client_gen)
+		return;
+	u64 content = page_content(j, p, page);
+	k->verified = j->client_gen;
+	if (content == k->content)
+		return;
+	k->content = content;
+	for (struct jit_block *b = j->page[hash_page(p)]; b; b = next) {
+		next = b->page_next;
+		if (((u64)b->code ^ (u64)p) < PAGE_SIZE && !is_in(b, page))
+			jit_block_kill(j, b);
+	}
+}
+
 void jit_insert(struct jit *j, struct jit_block *b)
 {
 	struct jit_block **h = &j->hash[hash_code(b->code)], **page = &j->page[hash_page(b->code)];
-	struct jit_mark *k = mark_of(j, b->code);
+	u8 copy[PAGE_SIZE];
 
-	if (k)
-		b->mark = (u32)(k - j->mark);
-	else
-		mark_page(j, b);
-	j->mark[b->mark].hash = 0;
+	/* What is known of the page holds for the new block too, if the client has not written since. */
+	jit_verify_page(j, b->code);
+	struct jit_mark *k = mark_of(j, b->code);
+	if (!k) {
+		k = mark_page(j, b->code);
+		u64 content = page_content(j, b->code, copy);
+		k->content = is_in(b, copy) ? content : 0;
+	}
+	b->mark = (u32)(k - j->mark);
 	b->settled_at = hub_now(j);
 	b->next = *h;
 	*h = b;
@@ -190,7 +244,10 @@ unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size)
 {
 	struct jit_block *next;
 	unsigned killed = 0;
+	struct jit_mark *k = mark_of(j, p);
 
+	if (k)
+		k->content = 0;
 	for (struct jit_block *b = j->page[hash_page(p)]; b; b = next) {
 		next = b->page_next;
 		if (p < b->code + b->len && p + size > b->code) {
@@ -213,55 +270,6 @@ bool jit_count_write(struct jit *j, const u8 *p)
 	w->limit = (u16)MIN(2u * MAX(w->limit, (u16)WRITES_MIN), WRITES_MAX);
 	w->nr = 0;
 	return true;
-}
-
-static u64 fold(u64 a, u64 b)
-{
-	u128 m = (u128)a * b;
-
-	return (u64)m ^ (u64)(m >> 64);
-}
-
-/* At least 2. With a key that nobody knows, nobody makes two pages that are taken for the same. */
-static u64 page_content(const struct jit *j, const u8 *page)
-{
-	u64 h[4] = {j->hash_key, j->hash_key, j->hash_key, j->hash_key}, word[8];
-
-	for (unsigned at = 0; at < PAGE_SIZE; at += sizeof(word)) {
-		memcpy(word, page + at, sizeof(word));
-		for (unsigned n = 0; n < 4; n++)
-			h[n] = fold(word[2 * n] ^ j->hash_key, word[2 * n + 1] ^ h[n]);
-	}
-	return fold(h[0] ^ fold(h[1], j->hash_key), h[2] ^ fold(h[3], j->hash_key)) | 2;
-}
-
-/*
- * Block by block, as long as new ones come; then by the whole page's content, of a copy: somebody may be writing there.
- */
-void jit_verify_page(struct jit *j, const u8 *p)
-{
-	struct jit_mark *k = mark_of(j, p);
-	const u8 *start = (const u8 *)((u64)p & PAGE_MASK), *now = start;
-	struct jit_block *next;
-	u8 copy[PAGE_SIZE];
-
-	if (!k || k->verified == j->client_gen)
-		return;
-	k->verified = j->client_gen;
-	if (k->hash) {
-		now = memcpy(copy, start, PAGE_SIZE);
-		u64 content = page_content(j, copy);
-		if (content == k->hash)
-			return;
-		k->hash = content;
-	} else {
-		k->hash = 1;
-	}
-	for (struct jit_block *b = j->page[hash_page(p)]; b; b = next) {
-		next = b->page_next;
-		if (((u64)b->code ^ (u64)p) < PAGE_SIZE && !block_same_bytes(now + (b->code - start), b->bytes, b->len))
-			jit_block_kill(j, b);
-	}
 }
 
 /* All at once: to end a block at a time, with its links, would hold the guest up for many milliseconds. */

@@ -127,8 +127,8 @@ struct jit_writes {
 struct jit_mark {
 	const u8 *page;
 	u64 id;   /* the latest of the memory slots that show the page and were marked */
-	u64 verified; /* jit.client_gen at which the bytes of all older blocks were those in memory, */
-	u64 hash;     /* and the page's content was this; 0: there is a newer block; 1: none since they were looked at */
+	u64 verified; /* jit.client_gen at which the bytes of all blocks were those in memory; */
+	u64 content;  /* so they are whenever the page's content is this, a hash; 0: the guest has written there */
 	u32 next; /* free one */
 };
 #define JIT_MARKS (1u << 14)
@@ -201,7 +201,7 @@ struct jit {
 	struct jit_block *hash[1u << JIT_HASH_BITS];
 	struct jit_block *page[1u << JIT_HASH_BITS];
 	/* counts the moments since which the client may have written to guest memory: see jit.c */
-	u64 hash_key;          /* of jit_mark.hash */
+	u64 hash_key;          /* of jit_mark.content */
 	u64 client_gen;
 	u64 hard_gen;          /* its value when the client last said so */
 	bool kicked;           /* the last run ended for somebody outside */
