@@ -279,7 +279,7 @@ bool tr_near_target_plain(const struct tr *t, const struct insn *i);
 void tr_jcc(struct tr *t, unsigned n, const struct insn *i);
 /* S0 is canonical, as with 48 bits of linear address, or else C executes @i. */
 void tr_emit_canonical(struct tr *t, const struct insn *i);
-/* Branches that always go. False: not in this form. */
+/* Near branches but Jcc. False: not in this form. */
 bool tr_branch(struct tr *t, const struct insn *i);
 /* Goes on at guest address @rip. Flags must be in their slot. */
 void tr_emit_goto(struct tr *t, jit_place place);

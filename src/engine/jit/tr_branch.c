@@ -160,16 +160,33 @@ static void emit_target(struct tr *t, const struct insn *i)
 	tr_emit_canonical(t, i);
 }
 
-/* Near branches that always go. */
+/* LOOP and JRCXZ, whose count is as wide as addresses are. Flags are in their slot. */
+static void emit_counted(struct tr *t, const struct insn *i, bool loop)
+{
+	unsigned w = i->addrsize == 8;
+
+	if (loop)
+		emit_rm_disp(t->e, w, 0x8d, H_RCX, H_RCX, -1);
+	emit_rr(t->e, w, 0x85, H_RCX, H_RCX);
+	t->exit[t->nr_exit++] = (struct exit_path){emit_jcc(t->e, loop ? CC_NE : CC_E), branch_target(t, i), false};
+	tr_emit_goto(t, t->place + i->len);
+}
+
+/* Near branches but Jcc. */
 bool tr_branch(struct tr *t, const struct insn *i)
 {
 	const struct sem *sem = insn_rows[i->row].sem;
 	struct emit *e = t->e;
+	bool counted = sem == &sem_loop || sem == &sem_jrcxz;
 
-	if (i->opsize != t->word || !tr_can_address(t, i) ||
-	    ((sem == &sem_jmp_j || sem == &sem_call_j) && !tr_near_target_plain(t, i)))
+	if (i->opsize != t->word || !tr_can_address(t, i) || (counted && i->addrsize == 2) ||
+	    ((sem == &sem_jmp_j || sem == &sem_call_j || counted) && !tr_near_target_plain(t, i)))
 		return false;
 	tr_flags_to_slot(t, FL_ARITH);
+	if (counted) {
+		emit_counted(t, i, sem == &sem_loop);
+		return true;
+	}
 	if (sem == &sem_jmp_j) {
 		tr_emit_goto(t, branch_target(t, i));
 	} else if (sem == &sem_call_j) {
