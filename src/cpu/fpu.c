@@ -150,32 +150,29 @@ void xsave_component(unsigned n, unsigned *offset, unsigned *size)
 	*size = n == XC_SSE ? 256 : n == XC_X87 ? FX_XMM : n < NR_XC ? x->c[n].size : 0;
 }
 
-unsigned xsave_compacted_offset(u64 xcomp, unsigned n)
+unsigned xsave_parts(u64 set, u64 xcomp, struct xpart part[NR_XC])
 {
 	const struct xlayout *x = xlayout_get();
-	unsigned off = XSAVE_EXTENDED;
+	unsigned at = XSAVE_EXTENDED, end = XSAVE_EXTENDED;
+	bool compacted = xcomp & XCOMP_COMPACTED;
 
-	for (u64 below = xcomp & x->supported & (BIT64(n) - BIT64(XC_AVX)); below; below &= below - 1) {
-		unsigned k = (unsigned)__builtin_ctzll(below);
-		off = (x->c[k].align ? ALIGN_UP(off, 64) : off) + x->c[k].size;
+	for (u64 left = (compacted ? xcomp : set) & x->supported & ~(XF(X87) | XF(SSE)); left; left &= left - 1) {
+		unsigned n = (unsigned)__builtin_ctzll(left);
+		unsigned offset = !compacted ? x->c[n].offset : x->c[n].align ? ALIGN_UP(at, 64) : at;
+		at = offset + x->c[n].size;
+		if (!(set & BIT64(n)))
+			continue;
+		part[n] = (struct xpart){offset, x->c[n].size};
+		end = MAX(end, at);
 	}
-	return x->c[n].align ? ALIGN_UP(off, 64) : off;
+	return end;
 }
 
 unsigned xsave_size(u64 xcr0, bool compacted)
 {
-	const struct xlayout *x = xlayout_get();
-	unsigned size = XSAVE_EXTENDED;
+	struct xpart part[NR_XC];
 
-	xcr0 &= x->supported & ~(XF(X87) | XF(SSE));
-	if (compacted && xcr0) {
-		unsigned last = 63 - (unsigned)__builtin_clzll(xcr0);
-		return xsave_compacted_offset(xcr0, last) + x->c[last].size;
-	}
-	for (unsigned n = XC_AVX; n < NR_XC; n++)
-		if (xcr0 & BIT64(n))
-			size = MAX(size, x->c[n].offset + x->c[n].size);
-	return size;
+	return xsave_parts(xcr0, compacted ? xcr0 | XCOMP_COMPACTED : 0, part);
 }
 
 void xcomp_save(const struct fpu_state *f, enum xcomp n, u8 *to, bool long_mode)

@@ -91,7 +91,13 @@ u64 xsave_supported(void);
 unsigned xsave_size(u64 xcr0, bool compacted);
 /* Offset and size of component @n in the standard format, as CPUID 0xD says. */
 void xsave_component(unsigned n, unsigned *offset, unsigned *size);
-/* Offset of component @n, 2 and up, in the compacted format with the components @xcomp. */
-unsigned xsave_compacted_offset(u64 xcomp, unsigned n);
+/*
+ * Where the components @set, 2 and up, are in an area of which XCOMP_BV is @xcomp; other rows of @part are left alone.
+ * Returns the size of the area as far as they reach.
+ */
+struct xpart {
+	unsigned offset, size;
+};
+unsigned xsave_parts(u64 set, u64 xcomp, struct xpart part[NR_XC]);
 
 #endif

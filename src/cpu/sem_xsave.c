@@ -103,18 +103,12 @@ static u64 xsave_la(struct cpu *c, const struct insn *i, unsigned size, enum acc
 	return la;
 }
 
-/* Where component @n, 2 and up, lies, and how much of it the current mode reaches. */
-static void extent(const struct cpu *c, unsigned n, u64 xcomp, unsigned *off, unsigned *len)
+/* How many of the @size bytes of component @n the current mode reaches. */
+static unsigned reach(const struct cpu *c, unsigned n, unsigned size)
 {
-	xsave_component(n, off, len);
-	if (xcomp & XCOMP_COMPACTED)
-		*off = xsave_compacted_offset(xcomp, n);
 	if (c->code_bits == 64)
-		return;
-	if (n == XC_AVX || n == XC_ZMM_HI256)
-		*len /= 2;
-	else if (n == XC_HI16_ZMM)
-		*len = 0;
+		return size;
+	return n == XC_HI16_ZMM ? 0 : n == XC_AVX || n == XC_ZMM_HI256 ? size / 2 : size;
 }
 
 /* Straight to where it belongs, if that is one piece of the host's memory. */
@@ -143,18 +137,17 @@ static void write_legacy(struct cpu *c, const struct insn *i, u64 la, u64 save, 
 		mem_write_block(c, i->seg, la + FX_XMM, image + FX_XMM, xmm_end(c) - FX_XMM);
 }
 
-static void write_extended(struct cpu *c, const struct insn *i, u64 la, unsigned n, u64 xcomp)
+static void write_extended(struct cpu *c, const struct insn *i, u64 la, unsigned n, unsigned size)
 {
 	u8 bounce[16 * 64], *host;
-	unsigned off, len;
+	unsigned len = reach(c, n, size);
 
-	extent(c, n, xcomp, &off, &len);
 	if (!len)
 		return;
-	host = mem_host(c, i->seg, la + off, len, ACC_WRITE);
+	host = mem_host(c, i->seg, la, len, ACC_WRITE);
 	xcomp_save(&c->fpu, n, host ? host : bounce, c->code_bits == 64);
 	if (!host)
-		mem_write_block(c, i->seg, la + off, bounce, len);
+		mem_write_block(c, i->seg, la, bounce, len);
 }
 
 static void xsave(struct cpu *c, const struct insn *i, enum xsave_kind kind)
@@ -162,7 +155,8 @@ static void xsave(struct cpu *c, const struct insn *i, enum xsave_kind kind)
 	u64 rfbm = requested(c), xinuse = c->fpu.xinuse & rfbm, header[2] = {0}, save = rfbm;
 	bool compacted = kind == XSAVE_COMPACTED, mxcsr = rfbm & SSE_OR_AVX;
 	u64 xcomp = compacted ? rfbm | XCOMP_COMPACTED : 0;
-	unsigned size = xsave_size(rfbm, compacted);
+	struct xpart part[NR_XC] = {{0}};
+	unsigned size = xsave_parts(rfbm, xcomp, part);
 	u64 la = xsave_la(c, i, size, ACC_WRITE);
 
 	probe_area(c, i, la, size);
@@ -182,7 +176,7 @@ static void xsave(struct cpu *c, const struct insn *i, enum xsave_kind kind)
 		mem_write(c, i->seg, la + XSAVE_XCOMP_BV, 8, header[1]);
 	for (unsigned n = XC_AVX; n < NR_XC; n++)
 		if (save & BIT64(n))
-			write_extended(c, i, la, n, xcomp);
+			write_extended(c, i, la + part[n].offset, n, part[n].size);
 }
 
 static void exec_xsave(struct cpu *c, const struct insn *i)
@@ -253,20 +247,18 @@ static void xrstor(struct cpu *c, const struct insn *i, bool only_compacted)
 	bool long_mode = c->code_bits == 64;
 	u64 rfbm = requested(c), la = xsave_la(c, i, XSAVE_EXTENDED, ACC_READ), header[8];
 	u8 bounce[NR_XC][16 * 64];
+	struct xpart at[NR_XC] = {{0}};
 	const u8 *part[NR_XC] = {NULL}, *legacy = open_part(c, i, la, XSAVE_EXTENDED, bounce[0]);
 
 	memcpy(header, legacy + XSAVE_BV, sizeof(header));
 	check_header(c, header, only_compacted);
 	u64 bv = header[0], xcomp = header[1], load = rfbm & bv;
-	xsave_la(c, i, xsave_size(load, xcomp & XCOMP_COMPACTED), ACC_READ);
+	xsave_la(c, i, xsave_parts(load, xcomp, at), ACC_READ);
 	u32 mxcsr = mxcsr_to_load(c, legacy, rfbm, bv, xcomp & XCOMP_COMPACTED);
 	for (unsigned n = XC_AVX; n < NR_XC; n++) {
-		unsigned off, len = 0;
-
-		if (load & BIT64(n))
-			extent(c, n, xcomp, &off, &len);
+		unsigned len = reach(c, n, at[n].size);
 		if (len)
-			part[n] = open_part(c, i, la + off, len, bounce[n]);
+			part[n] = open_part(c, i, la + at[n].offset, len, bounce[n]);
 	}
 	part[XC_X87] = part[XC_SSE] = legacy;
 

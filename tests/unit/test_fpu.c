@@ -118,8 +118,14 @@ static void test_layout(void **state)
 	if (supported & XF_AVX512) {
 		u64 set = XF(AVX) | XF(HI16_ZMM);
 		host_component(XC_HI16_ZMM, &offset, &size, &align);
-		assert_int_equal(xsave_compacted_offset(set, XC_HI16_ZMM), align ? ALIGN_UP(576 + 256, 64) : 576 + 256);
-		assert_int_equal(xsave_compacted_offset(set, XC_AVX), 576);
+		struct xpart part[NR_XC] = {{0}};
+		unsigned hi16 = align ? ALIGN_UP(576 + 256, 64) : 576 + 256;
+		assert_int_equal(xsave_parts(XF(HI16_ZMM), set | XCOMP_COMPACTED, part), hi16 + size);
+		assert_int_equal(part[XC_HI16_ZMM].offset, hi16);
+		assert_int_equal(part[XC_HI16_ZMM].size, size);
+		assert_int_equal(part[XC_AVX].size, 0);
+		assert_int_equal(xsave_parts(XF(AVX), set | XCOMP_COMPACTED, part), 576 + 256);
+		assert_int_equal(part[XC_AVX].offset, 576);
 	}
 }
 
@@ -358,7 +364,9 @@ static void test_compacted(void **state)
 	struct fpu_state *s = &f->cpu.fpu, saved;
 	const u64 set = XF(X87) | XF(SSE) | XF(AVX) | XF(OPMASK) | XF(HI16_ZMM);
 	u8 area[AREA_MAX];
-	unsigned hi16 = xsave_compacted_offset(set, XC_HI16_ZMM);
+	struct xpart part[NR_XC] = {{0}};
+	xsave_parts(set, set | XCOMP_COMPACTED, part);
+	unsigned hi16 = part[XC_HI16_ZMM].offset;
 
 	if (!cpu_has(&f->cpu, ISA_XSAVEC) || (xsave_supported() & set) != set)
 		skip();
