@@ -281,7 +281,7 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 	struct jit_block *b = jit_find(j, c->rip, p);
 
 	j->stat.lookups++;
-	if (j->entered || (b && j->mark[b->mark].verified < j->hard_gen)) {
+	if (j->entered) {
 		jit_verify_page(j, p);
 	} else if (b && !hub_settled(j, b) && !block_same_bytes(p, b->bytes, b->len)) {
 		jit_block_kill(j, b);
@@ -323,7 +323,7 @@ u64 jit_lookup(struct jit *j)
 	if (j->mode == JIT_MODE_NONE)
 		return 0;
 	struct jit_block *b = jit_find(j, c->rip, (const u8 *)tlb_host(e, c->rip));
-	if (!b || b->settled_at || j->mark[b->mark].verified < j->hard_gen)
+	if (!b || b->settled_at)
 		return 0;
 	j->stat.lookups++;
 	j->page_rip = c->rip & PAGE_MASK;
@@ -399,8 +399,8 @@ static enum exit_reason jit_blocks(struct cpu *c)
 /*
  * The client writes to guest memory unseen: between two KVM_RUNs, or before it raises an interrupt. To compare all code
  * after each of them would cost more than many a device access. Compared are: the page where KVM_RUN goes on; a page
- * that comes (back) into the TLB, which is how code that was read from a disk comes into use; and every page when it
- * is entered first after the client has flushed the TLB or set a debug register (breakpoints of a debugger).
+ * that comes (back) into the TLB, which is how code that was read from a disk comes into use. So it is every page after
+ * the client has flushed the TLB or set a debug register (breakpoints of a debugger).
  */
 static void jit_code_fill(struct cpu *c, const u8 *host)
 {
@@ -420,7 +420,7 @@ static void jit_tlb_flush_all(struct cpu *c)
 	struct jit *j = jit_of(c);
 
 	tlb_flush_all(c);
-	j->hard_gen = ++j->client_gen;
+	j->client_gen++;
 }
 
 enum exit_reason jit_run_blocks(struct cpu *c, enum exit_reason (*blocks)(struct cpu *c))

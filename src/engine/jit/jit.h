@@ -84,25 +84,27 @@ struct jit_link {
 };
 
 struct jit_block {
+	/* First what each search for a block looks at: */
 	const u8 *code;        /* host address of the guest's code */
+	struct jit_block *next; /* in the hash chain */
 	u64 rip;               /* of fixed blocks; where others were first met */
+	u8 mode, nr;           /* jit.mode that it was made for; instructions of the guest's */
+	bool fixed, dead;
+	u8 turns;              /* how often its code has them one behind the other: see tr_loop.c */
+	u8 poll;               /* bytes of code at @entry that do nothing but poll */
+	u16 len;               /* of the code */
+	u64 settled_at;        /* see hub.h */
 	u64 entry;             /* host code, in the executable mapping: polls for requests */
+
 	u8 *bytes;             /* what was translated */
 	const struct insn *insns; /* with jit.alone; else NULL */
 	u16 *offset;           /* of each instruction's code from @entry */
 	struct jit_block *older;     /* made before this one */
-	struct jit_block *next;      /* in the hash chain */
 	struct jit_block *page_next; /* of the blocks that begin in the same page */
 	struct jit_link *incoming;
-	u64 settled_at;        /* see hub.h */
 	u32 mark;              /* of its page, in jit.mark; 0: none */
-	u16 len;
 	u16 flags_live;        /* arithmetic flags at its entry that it reads or leaves as they are */
 	u64 host_flags;        /* a bit each instruction: the host's register has the flags at its access */
-	u8 mode, nr;           /* jit.mode that it was made for; instructions of the guest's */
-	u8 turns;              /* how often its code has them one behind the other: see tr_loop.c */
-	u8 poll;               /* bytes of code at @entry that do nothing but poll */
-	bool fixed, dead;
 };
 
 /* What SYSCALL (0) and a SYSRET to 64-bit code (1) switch to. */
@@ -203,7 +205,6 @@ struct jit {
 	/* counts the moments since which the client may have written to guest memory: see jit.c */
 	u64 hash_key;          /* of jit_mark.content */
 	u64 client_gen;
-	u64 hard_gen;          /* its value when the client last said so */
 	bool kicked;           /* the last run ended for somebody outside */
 	bool entered;          /* KVM_RUN has just begun */
 	u64 map_gen;           /* of the memory map that the blocks were made under */
