@@ -263,8 +263,10 @@ struct tlb {
 	u16 journal[TLB_JOURNAL]; /* mmu_index << TLB_BITS | entry */
 	u8 noted[NR_MMU_INDEX][TLB_SIZE / 8];  /* entries in the journal */
 	u8 global[NR_MMU_INDEX][TLB_SIZE / 8]; /* entries from pages with PTE.G */
-	/* by a hash of the address: page_bits of the largest page seen, which INVLPG must drop whole */
-	u8 large_bits[64];
+	/* Larger pages that were seen, which INVLPG must drop whole, by hashes of the address: see tlb.c. */
+	u8 large_bits[2][32];
+#define TLB_2M_SIZE 4096u
+	u8 large_2m[2][TLB_2M_SIZE / 8];
 	struct tlb_gone exec_gone[2]; /* by what cpu->exec_gen is an index of */
 	bool exec_local;  /* the supervisor has had exec tags of non-global pages since the last flush */
 	bool exec_shared; /* the user has had exec tags of global pages since the last full flush */

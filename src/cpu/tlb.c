@@ -340,6 +340,7 @@ void tlb_flush_all(struct cpu *c)
 	}
 	memset(tlb->noted, 0, sizeof(tlb->noted));
 	memset(tlb->large_bits, 0, sizeof(tlb->large_bits));
+	memset(tlb->large_2m, 0, sizeof(tlb->large_2m));
 	tlb->journal_n = tlb->nr_victims = 0;
 	spaces_drop(tlb);
 	tlb->exec_local = tlb->exec_shared = false;
@@ -371,18 +372,56 @@ void tlb_flush_pcid(struct cpu *c, unsigned pcid)
 	c->stat.tlb_flushes++;
 }
 
-/* Large pages are remembered by the GiB that they are in. */
+/*
+ * Pages that are larger than 4 KiB are remembered, the supervisor's half of the address space apart: a kernel has many.
+ * Those of 2 MiB by a hash of where they are, larger ones by a hash of the GiB that they are in.
+ */
 static u8 *large_bits(struct tlb *tlb, u64 la)
 {
 	u64 gib = la >> 30;
-	return &tlb->large_bits[(gib ^ gib >> 6 ^ gib >> 12) & 63];
+	return &tlb->large_bits[la >> 63][(gib ^ gib >> 5 ^ gib >> 10) & (ARRAY_SIZE(tlb->large_bits[0]) - 1)];
+}
+
+static unsigned hash_2m(u64 la)
+{
+	u64 n = la >> 21;
+	return (unsigned)(n ^ n >> 12 ^ n >> 24) & (TLB_2M_SIZE - 1);
+}
+
+static void large_note(struct tlb *tlb, u64 la, unsigned page_bits)
+{
+	u8 *bits = large_bits(tlb, la);
+
+	if (page_bits == 21)
+		bit_set(tlb->large_2m[la >> 63], hash_2m(la), true);
+	else
+		*bits = (u8)MAX(*bits, page_bits);
+}
+
+/* The largest page that @la may be in. */
+static unsigned large_at(struct tlb *tlb, u64 la)
+{
+	unsigned bits = *large_bits(tlb, la);
+
+	return bits ? bits : bit_get(tlb->large_2m[la >> 63], hash_2m(la)) ? 21 : PAGE_SHIFT;
+}
+
+/* Of @nr bits from @first on, 1 or a power of 2 that @first is a multiple of. */
+static bool any_bit(const u8 *map, unsigned first, unsigned nr)
+{
+	if (nr < 8)
+		return bit_get(map, first);
+	for (unsigned n = 0; n < nr / 8; n++)
+		if (map[first / 8 + n])
+			return true;
+	return false;
 }
 
 void tlb_flush_page(struct cpu *c, u64 la)
 {
 	struct tlb *tlb = c->tlbs;
 	/* The page may be part of a larger one, of which any 4 KiB may be in the TLB. */
-	unsigned page_bits = MAX(*large_bits(tlb, la), PAGE_SHIFT);
+	unsigned page_bits = large_at(tlb, la);
 	u64 mask = ~(BIT64(page_bits) - 1), base = la & mask;
 	unsigned nr = page_bits - PAGE_SHIFT >= TLB_BITS ? TLB_SIZE : 1u << (page_bits - PAGE_SHIFT);
 	unsigned first = base >> PAGE_SHIFT & (TLB_SIZE - 1);
@@ -390,18 +429,20 @@ void tlb_flush_page(struct cpu *c, u64 la)
 
 	tell(c);
 	victims_clear_page(tlb, mask, base);
-	for (unsigned n = 0; n < nr; n++) {
-		unsigned i = (first + n) & (TLB_SIZE - 1);
-		exec[0] |= bit_get(tlb->exec_gone[0].bit[la >> 63], i);
-		exec[1] |= bit_get(tlb->exec_gone[1].bit[la >> 63], i);
-		for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++) {
+	for (unsigned class = 0; class < 2; class++)
+		exec[class] = any_bit(tlb->exec_gone[class].bit[la >> 63], first, nr);
+	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
+		for (unsigned i = first; i < first + nr; i++) {
 			struct tlb_entry *e = &tlb->e[idx][i];
-			if (!chunk_touched(tlb, idx, i) || !entry_within(e, mask, base))
+			if (!chunk_touched(tlb, idx, i)) {
+				i |= CHUNK - 1;
+				continue;
+			}
+			if (!entry_within(e, mask, base))
 				continue;
 			exec[exec_class(idx)] |= e->tag_x != tag_none(i);
 			entry_clear(e, i);
 		}
-	}
 	if (exec[0])
 		exec_forget(c, 0);
 	if (exec[1])
@@ -464,10 +505,8 @@ void tlb_enter(struct cpu *c, enum mmu_index idx, const struct tlb_page *p)
 		e->tag_w = tag_none(i);
 	}
 	journal_note(tlb, idx, i, p->global);
-	if (p->page_bits > PAGE_SHIFT) {
-		u8 *bits = large_bits(tlb, p->la);
-		*bits = MAX(*bits, p->page_bits);
-	}
+	if (p->page_bits > PAGE_SHIFT)
+		large_note(tlb, p->la, p->page_bits);
 	e->host = p->host;
 	e->tag_r = p->read ? p->la : tag_none(i);
 	if (p->write) {
