@@ -207,7 +207,7 @@ struct cpu_exit {
  * else one that no access to this entry can have. The write tag is set only when the page's dirty bit (and dirty log)
  * is already set.
  */
-#define TLB_BITS 12
+#define TLB_BITS 13
 #define TLB_SIZE (1u << TLB_BITS)
 
 struct tlb_entry {

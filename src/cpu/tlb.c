@@ -112,6 +112,7 @@ static void exec_gone(struct tlb *tlb, unsigned idx, unsigned i)
  * several. So to find the write tags of a page rarely needs a look at all entries.
  */
 #define WRITER_MANY 0xffff
+_Static_assert(NR_MMU_INDEX << TLB_BITS < WRITER_MANY, "the number of an entry and one more");
 
 static u16 *writer_of(struct tlb *tlb, u64 host)
 {
