@@ -248,12 +248,7 @@ struct tlb_space {
 };
 #define TLB_SPACES 8
 
-/* An entry that had to make room for another page; it comes back without a walk while nothing has been flushed. */
-struct tlb_victim {
-	struct tlb_entry e;
-	u16 at; /* as in the journal */
-	bool global;
-};
+/* Entries that had to make room for other pages; they come back without a walk while nothing has been flushed. */
 #define TLB_VICTIMS 8
 
 struct tlb {
@@ -273,7 +268,9 @@ struct tlb {
 	u64 write_gen;    /* counts tlb_drop_writes() */
 	u16 writer[1u << 13]; /* by a hash of the host page: whose write tag is set, see tlb.c */
 	struct tlb_space space[TLB_SPACES];
-	struct tlb_victim victim[TLB_VICTIMS];
+	u16 victim_at[TLB_VICTIMS]; /* as in the journal */
+	bool victim_global[TLB_VICTIMS];
+	struct tlb_entry victim[TLB_VICTIMS];
 	u8 nr_victims, victim_next; /* those from victim_next on are the oldest */
 	unsigned space_next; /* to be given away when all are in use */
 };

@@ -38,15 +38,15 @@ static bool entry_within(const struct tlb_entry *e, u64 mask, u64 base)
 static void victims_clear_local(struct tlb *tlb)
 {
 	for (unsigned n = 0; n < TLB_VICTIMS; n++)
-		if (!tlb->victim[n].global)
-			entry_clear(&tlb->victim[n].e, ID_I(tlb->victim[n].at));
+		if (!tlb->victim_global[n])
+			entry_clear(&tlb->victim[n], ID_I(tlb->victim_at[n]));
 }
 
 static void victims_clear_page(struct tlb *tlb, u64 mask, u64 base)
 {
 	for (unsigned n = 0; n < TLB_VICTIMS; n++)
-		if (entry_within(&tlb->victim[n].e, mask, base))
-			entry_clear(&tlb->victim[n].e, ID_I(tlb->victim[n].at));
+		if (entry_within(&tlb->victim[n], mask, base))
+			entry_clear(&tlb->victim[n], ID_I(tlb->victim_at[n]));
 }
 
 static bool chunk_touched(const struct tlb *tlb, unsigned idx, unsigned i)
@@ -460,9 +460,11 @@ void tlb_flush_pkru(struct cpu *c)
 
 static void victim_note(struct tlb *tlb, unsigned idx, unsigned i)
 {
-	struct tlb_victim *v = &tlb->victim[tlb->victim_next++ % TLB_VICTIMS];
+	unsigned n = tlb->victim_next++ % TLB_VICTIMS;
 
-	*v = (struct tlb_victim){tlb->e[idx][i], ID(idx, i), bit_get(tlb->global[idx], i)};
+	tlb->victim[n] = tlb->e[idx][i];
+	tlb->victim_at[n] = ID(idx, i);
+	tlb->victim_global[n] = bit_get(tlb->global[idx], i);
 	if (tlb->nr_victims < TLB_VICTIMS)
 		tlb->nr_victims++;
 }
@@ -473,17 +475,20 @@ bool tlb_recall(struct cpu *c, enum mmu_index idx, u64 la, unsigned acc)
 	unsigned i = la >> PAGE_SHIFT & (TLB_SIZE - 1);
 	u64 page = la & PAGE_MASK;
 
-	for (unsigned n = 0; n < tlb->nr_victims; n++) {
-		struct tlb_victim *v = &tlb->victim[(u8)(tlb->victim_next - 1 - n) % TLB_VICTIMS];
-		const u64 tag[] = {v->e.tag_r, v->e.tag_w, v->e.tag_x};
+	for (unsigned k = 0; k < tlb->nr_victims; k++) {
+		unsigned n = (u8)(tlb->victim_next - 1 - k) % TLB_VICTIMS;
 
-		if (v->at != ID(idx, i) || tag[acc] != page)
+		if (tlb->victim_at[n] != ID(idx, i))
+			continue;
+		struct tlb_entry *v = &tlb->victim[n];
+		const u64 tag[] = {v->tag_r, v->tag_w, v->tag_x};
+		if (tag[acc] != page)
 			continue;
 		struct tlb_page back = {
-			.la = page, .host = v->e.host, .page_bits = PAGE_SHIFT, .global = v->global,
+			.la = page, .host = v->host, .page_bits = PAGE_SHIFT, .global = tlb->victim_global[n],
 			.read = tag[0] == page, .write = tag[1] == page, .exec = tag[2] == page,
 		};
-		entry_clear(&v->e, i);
+		entry_clear(v, i);
 		tlb_enter(c, idx, &back);
 		return true;
 	}

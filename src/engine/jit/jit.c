@@ -158,7 +158,7 @@ static bool is_translated(const struct jit_site *site, const struct insn *i)
 u64 jit_helper(struct jit *j, const struct jit_site *site)
 {
 	struct cpu *c = j->cpu;
-	u64 rip = jit_rip(j, site->block, site->place);
+	u64 rip = jit_site_rip(j, site);
 
 	jit_flags_to_cpu(j);
 	mxcsr_to_cpu(j);
@@ -174,7 +174,7 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 	jit_flags_from_cpu(j);
 	bool ends = block_ends_at(i);
 	if (!ends)
-		c->rip = jit_cut(site->block, rip + i->len);
+		c->rip = jit_site_cut(site, rip + i->len);
 	jit_sync(j);
 	mxcsr_from_cpu(j);
 	bool leave = c->smc || j->mode == JIT_MODE_NONE || loop_attention(c);
@@ -199,7 +199,7 @@ static bool window_possible(struct cpu *c, u64 la, const struct jit_site *site)
 void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 {
 	struct cpu *c = j->cpu;
-	u64 rip = jit_rip(j, site->block, site->place);
+	u64 rip = jit_site_rip(j, site);
 
 	jit_flags_to_cpu(j);
 	mxcsr_to_cpu(j);
@@ -213,7 +213,7 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 		return JIT_SLOW_SKIP;
 	}
 	/* #GP for a misaligned address comes before #PF. */
-	la = jit_cut(site->block, la + site->first);
+	la = jit_site_cut(site, la + site->first);
 	bool alone = la & site->align || site->masked;
 	u8 *host = alone ? NULL : mem_host(c, site->seg, la, site->size, site->acc);
 	/* A write to marked code is done here, so that the others are told at once when it is. */
@@ -237,7 +237,7 @@ void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
 	bool leave = (j->vec_bad & ~bad & ~(u32)VEC_AWAY) || c->smc || !known || site->span || site->leave ||
 		     block_ends_at(i) || loop_attention(c);
 	if (!block_ends_at(i))
-		c->rip = jit_cut(site->block, rip + i->len);
+		c->rip = jit_site_cut(site, rip + i->len);
 	c->smc = false;
 	if (!leave && (j->vec_bad & ~bad & VEC_AWAY_X87))
 		jit_x87_load(j);

@@ -63,6 +63,7 @@ struct jit_site {
 	u8 need;          /* VEC_* that must be clear */
 	bool masked;      /* a mask selects what is accessed: only C may look at the rest's pages */
 	bool leave;       /* once C has executed the instruction: the block is not whole behind it */
+	bool fixed, is_32; /* what the block, which is far away in the host's memory, says */
 	bool kept;        /* the instruction is here; else it is decoded when it comes to that */
 	struct insn insn[];
 };
@@ -315,6 +316,17 @@ static inline u64 jit_cut(const struct jit_block *b, u64 rip)
 static inline u64 jit_rip(const struct jit *j, const struct jit_block *b, jit_place place)
 {
 	return b->fixed ? place : j->page_rip + place;
+}
+
+/* The same of a site's block. */
+static inline u64 jit_site_cut(const struct jit_site *site, u64 rip)
+{
+	return site->is_32 ? (u32)rip : rip;
+}
+
+static inline u64 jit_site_rip(const struct jit *j, const struct jit_site *site)
+{
+	return site->fixed ? site->place : j->page_rip + site->place;
 }
 
 /* jit.c: brings mode, seg_end, epoch and vec_bad up to the CPU's present state. */
