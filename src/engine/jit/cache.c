@@ -120,7 +120,11 @@ static u64 page_content(const struct jit *j, const u8 *p, u8 copy[PAGE_SIZE])
 		for (unsigned n = 0; n < 4; n++)
 			h[n] = fold(word[2 * n] ^ j->hash_key, word[2 * n + 1] ^ h[n]);
 	}
-	return fold(h[0] ^ fold(h[1], j->hash_key), h[2] ^ fold(h[3], j->hash_key)) | 1;
+	/* One behind the other: the same bytes elsewhere in the page are another content. */
+	u64 all = j->hash_key;
+	for (unsigned n = 0; n < 4; n++)
+		all = fold(all ^ h[n], j->hash_key);
+	return all | 1;
 }
 
 static bool is_in(const struct jit_block *b, const u8 page[PAGE_SIZE])
