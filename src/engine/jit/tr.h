@@ -288,7 +288,10 @@ void tr_emit_lookup(struct tr *t);
 /* All that lies behind the block. */
 void tr_emit_late_paths(struct tr *t);
 
-/* translate.c: whether somebody wants the vCPU to look: @leave are the rel32 of jumps taken then. Flags are in their slot. */
+/*
+ * translate.c: whether somebody wants the vCPU to look: @leave are the rel32 of jumps taken then. Flags are in their
+ * slot.
+ */
 void tr_emit_look(struct tr *t, u8 *leave[2]);
 
 /* --- tr_system.c, tr_int.c, tr_x87.c: rows with code of their own ------------------------------------------------ */

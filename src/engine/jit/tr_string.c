@@ -1,6 +1,6 @@
 /*
- * REP MOVS and REP STOS, upwards: the host's own, on host addresses, as many elements at a time as lie in one page on both
- * sides. The rest is C's: what is not in the TLB, elements across pages, the direction down.
+ * REP MOVS and REP STOS, upwards: the host's own, on host addresses, as many elements at a time as lie in one page on
+ * both sides. The rest is C's: what is not in the TLB, elements across pages, the direction down.
  */
 #include "engine/jit/tr.h"
 
@@ -106,8 +106,8 @@ static bool plain_source(const struct tr *t, const struct insn *i)
 }
 
 /*
- * The last instruction of its block. It may be left between pieces, with RIP still at it. Between elements only a fault of
- * the host's can stop it: see fault.c.
+ * The last instruction of its block. It may be left between pieces, with RIP still at it. Between elements only a
+ * fault of the host's can stop it: see fault.c.
  */
 static bool emit_string(struct tr *t, unsigned n, const struct insn *i)
 {

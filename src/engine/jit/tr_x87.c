@@ -1,4 +1,4 @@
-/* Control instructions of x87, MMX and vectors that compilers emit, on the host's own registers: see fpu.c. */
+/* What compilers emit of x87, MMX and vectors that no thunk runs, on the host's own registers: see fpu.c. */
 #include "cpu/fpu.h"
 #include "engine/jit/tr.h"
 #include "engine/reencode.h"
