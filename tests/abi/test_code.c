@@ -72,6 +72,14 @@ static void test_client_loads(void **state)
 		put_function(m->mem + CODE2, n);
 		assert_int_equal(abi_run_to_out(m, 0x10), n);
 	}
+	/* The same bytes elsewhere in the page; what is called then is a RET. */
+	for (u32 n = 0; n < 64; n++) {
+		u32 at = n % 2 * (n / 2) * 8;
+
+		memset(m->mem + CODE2, 0xc3, 4096);
+		put_function(m->mem + CODE2 + at, 1);
+		assert_int_equal(abi_run_to_out(m, 0x10), at ? CODE2 : 1);
+	}
 }
 
 /* --- Memory slots --------------------------------------------------------------------------------------------- */

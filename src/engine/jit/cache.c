@@ -112,15 +112,17 @@ static u64 fold(u64 a, u64 b)
  */
 static u64 page_content(const struct jit *j, const u8 *p, u8 copy[PAGE_SIZE])
 {
-	u64 h[4] = {j->hash_key, j->hash_key, j->hash_key, j->hash_key}, word[8];
+	u64 h[4], word[8];
 
 	memcpy(copy, (const u8 *)((u64)p & PAGE_MASK), PAGE_SIZE);
+	/* Nothing is symmetric: the same words elsewhere in the page are another content. */
+	for (unsigned n = 0; n < 4; n++)
+		h[n] = fold(j->hash_key, JUMP_HASH + n);
 	for (unsigned at = 0; at < PAGE_SIZE; at += sizeof(word)) {
 		memcpy(word, copy + at, sizeof(word));
 		for (unsigned n = 0; n < 4; n++)
 			h[n] = fold(word[2 * n] ^ j->hash_key, word[2 * n + 1] ^ h[n]);
 	}
-	/* One behind the other: the same bytes elsewhere in the page are another content. */
 	u64 all = j->hash_key;
 	for (unsigned n = 0; n < 4; n++)
 		all = fold(all ^ h[n], j->hash_key);
