@@ -271,6 +271,19 @@ static void remember(struct jit *j, const struct jit_block *b)
 		j->jump[jit_jump_index(key)] = (struct jump_entry){key, b->entry};
 }
 
+/*
+ * Others may write to its code directly until they have seen that it is translated (hub.h). What they wrote before that
+ * is in memory when they have: so first they are asked, then there is a look.
+ */
+static void check_settled(struct jit *j, struct jit_block *b)
+{
+	if (!b->settled_at || b->dead)
+		return;
+	hub_settled(j, b);
+	if (!block_same_bytes(b->code, b->bytes, b->len))
+		jit_block_kill(j, b);
+}
+
 static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 {
 	struct cpu *c = j->cpu;
@@ -281,11 +294,10 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 	struct jit_block *b = jit_find(j, c->rip, p);
 
 	j->stat.lookups++;
-	if (j->entered) {
+	if (j->entered)
 		jit_verify_page(j, p);
-	} else if (b && !hub_settled(j, b) && !block_same_bytes(p, b->bytes, b->len)) {
-		jit_block_kill(j, b);
-	}
+	if (b)
+		check_settled(j, b);
 	j->entered = false;
 	if (b && b->dead) {
 		b = NULL;
@@ -301,8 +313,11 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 		if (!b || !b->nr)
 			return NULL;
 		jit_insert(j, b);
+		check_settled(j, b);
+		if (b->dead)
+			return NULL;
 	}
-	if (!hub_settled(j, b)) {
+	if (b->settled_at) {
 		*link = NULL;
 		return b;
 	}
