@@ -25,6 +25,14 @@ static void emit_call_c(struct jit *j, u64 fn)
 	emit8(&j->e, 0xd0);
 }
 
+/* Where generated code has called, so that the stack is to be aligned for C again. */
+static void emit_call_c_again(struct jit *j, u64 fn)
+{
+	emit_bytes(&j->e, "\x48\x83\xec\x08", 4); /* sub rsp, 8 */
+	emit_call_c(j, fn);
+	emit_bytes(&j->e, "\x48\x83\xc4\x08", 4); /* add rsp, 8 */
+}
+
 static void emit_push(struct emit *e, unsigned reg)
 {
 	emit_rex(e, 0, 0, reg);
@@ -150,15 +158,7 @@ static void make_helper(struct jit *j, u64 *stub, bool ends)
 		emit_jmp(e, j->stub_exit);
 		return;
 	}
-	emit8(e, 0x48); /* sub rsp, 8: aligned for C again */
-	emit8(e, 0x83);
-	emit8(e, 0xec);
-	emit8(e, 8);
-	emit_call_c(j, (u64)jit_helper);
-	emit8(e, 0x48);
-	emit8(e, 0x83);
-	emit8(e, 0xc4);
-	emit8(e, 8);
+	emit_call_c_again(j, (u64)jit_helper);
 	emit_mov_rr(e, S1, H_RAX);
 	emit_guest_in(j);
 	emit_rr(e, 0, 0x85, S1, S1);
@@ -204,15 +204,7 @@ static void make_slow(struct jit *j)
 	emit_mov_imm(e, H_RDI, (u64)j);
 	emit_mov_rr(e, H_RSI, S0);
 	emit_mov_rr(e, H_RDX, S1);
-	emit8(e, 0x48);
-	emit8(e, 0x83);
-	emit8(e, 0xec);
-	emit8(e, 8);
-	emit_call_c(j, (u64)jit_slow);
-	emit8(e, 0x48);
-	emit8(e, 0x83);
-	emit8(e, 0xc4);
-	emit8(e, 8);
+	emit_call_c_again(j, (u64)jit_slow);
 	emit_mov_rr(e, S0, H_RAX);
 	emit8(e, 0x49); /* cmp r14, 1 */
 	emit8(e, 0x83);
