@@ -134,10 +134,26 @@ static bool is_in(const struct jit_block *b, const u8 page[PAGE_SIZE])
 	return block_same_bytes(page + ((u64)b->code & (PAGE_SIZE - 1)), b->bytes, b->len);
 }
 
+/* Those that begin in the page of @p and are not in @page, its content. */
+static void kill_changed(struct jit *j, const u8 *p, const u8 *page)
+{
+	struct jit_block *next;
+
+	for (struct jit_block *b = j->page[hash_page(p)]; b; b = next) {
+		next = b->page_next;
+		if (((u64)b->code ^ (u64)p) < PAGE_SIZE && !is_in(b, page))
+			jit_block_kill(j, b);
+	}
+}
+
+void jit_verify_blocks(struct jit *j, const u8 *p)
+{
+	kill_changed(j, p, (const u8 *)((u64)p & PAGE_MASK));
+}
+
 void jit_verify_page(struct jit *j, const u8 *p)
 {
 	struct jit_mark *k = mark_of(j, p);
-	struct jit_block *next;
 	u8 page[PAGE_SIZE];
 
 	if (!k || k->verified == j->client_gen)
@@ -147,11 +163,7 @@ void jit_verify_page(struct jit *j, const u8 *p)
 	if (content == k->content)
 		return;
 	k->content = content;
-	for (struct jit_block *b = j->page[hash_page(p)]; b; b = next) {
-		next = b->page_next;
-		if (((u64)b->code ^ (u64)p) < PAGE_SIZE && !is_in(b, page))
-			jit_block_kill(j, b);
-	}
+	kill_changed(j, p, page);
 }
 
 void jit_insert(struct jit *j, struct jit_block *b)

@@ -295,7 +295,7 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 
 	j->stat.lookups++;
 	if (j->entered)
-		jit_verify_page(j, p);
+		jit_verify_blocks(j, p);
 	if (b)
 		check_settled(j, b);
 	j->entered = false;

@@ -355,7 +355,11 @@ bool jit_count_write(struct jit *j, const u8 *p);
 /* There is no room for one more page: jit_flush() makes some. */
 bool jit_marks_full(const struct jit *j);
 void jit_flush(struct jit *j);
-/* Ends the blocks in the page of @p whose bytes in memory are others now. */
+/*
+ * Ends the blocks in the page of @p whose bytes in memory are others now: by a look at each of them, quick where that was
+ * done a moment ago; or by the page's content, once for each client_gen.
+ */
+void jit_verify_blocks(struct jit *j, const u8 *p);
 void jit_verify_page(struct jit *j, const u8 *p);
 void *jit_data(struct jit *j, size_t size);
 /* The supervisor's code is mapped anew: far links end. */
