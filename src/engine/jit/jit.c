@@ -196,9 +196,11 @@ static bool window_possible(struct cpu *c, u64 la, const struct jit_site *site)
 	return tlb_in_page(la, site->span) && (site->acc == site->span_acc || window_tag(c, la, site));
 }
 
-void *jit_slow(struct jit *j, u64 la, const struct jit_site *site)
+void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 entry)
 {
 	struct cpu *c = j->cpu;
+	const struct tlb_entry *e = (const struct tlb_entry *)((u64)c->tlb + entry);
+	u64 la = left ^ ((site->span ? site->span_acc : site->acc) == ACC_WRITE ? e->tag_w : e->tag_r);
 	u64 rip = jit_site_rip(j, site);
 
 	jit_flags_to_cpu(j);

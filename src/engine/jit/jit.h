@@ -374,7 +374,8 @@ void jit_host_fault(struct cpu *c, const void *context);
 
 /* Called from generated code (jit.c). */
 u64 jit_helper(struct jit *j, const struct jit_site *site);
-void *jit_slow(struct jit *j, u64 la, const struct jit_site *site);
+/* @left is the linear address XORed with the tag of the TLB entry @entry bytes from the first. */
+void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 entry);
 /* Code for cpu->rip, which is entered in the jump cache; 0: it is the dispatcher's to find. */
 u64 jit_lookup(struct jit *j);
 #define JIT_SLOW_SKIP ((void *)0) /* executed in C: go on with the next (a window: it was not, see tr_window.c) */

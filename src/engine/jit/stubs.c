@@ -194,7 +194,10 @@ static void make_fpu_ready(struct jit *j)
 	emit_jmp(e, j->stub_end_helper);
 }
 
-/* Called with the linear address in S0 and the site in S1. Returns with the host address in S0, or 0: done in C. */
+/*
+ * Called after a check of the TLB, with S0 and S1 as that has left them; the site's address, 4 bytes, and a jump follow
+ * the call. Returns to the jump with the host's address in S0 and 0 in S1, or behind it: done in C.
+ */
 static void make_slow(struct jit *j)
 {
 	struct emit *e = &j->e;
@@ -203,7 +206,9 @@ static void make_slow(struct jit *j)
 	emit_guest_out(j);
 	emit_mov_imm(e, H_RDI, (u64)j);
 	emit_mov_rr(e, H_RSI, S0);
-	emit_mov_rr(e, H_RDX, S1);
+	emit_rm_disp(e, 1, 0x8b, H_RDX, H_RSP, 0);
+	emit_rm_disp(e, 0, 0x8b, H_RDX, H_RDX, 0);
+	emit_mov_rr(e, H_RCX, S1);
 	emit_call_c_again(j, (u64)jit_slow);
 	emit_mov_rr(e, S0, H_RAX);
 	emit8(e, 0x49); /* cmp r14, 1 */
@@ -213,6 +218,12 @@ static void make_slow(struct jit *j)
 	u8 *leave = emit_jcc(e, CC_E);
 	jit_emit_vec_load(j);
 	emit_guest_in(j);
+	emit_bytes(e, "\x48\x83\x04\x24\x04", 5); /* add qword [rsp], 4 */
+	emit_rr(e, 0, 0x33, S1, S1);
+	emit_rr(e, 1, 0x85, S0, S0);
+	u8 *here = emit_jcc(e, CC_NE);
+	emit_bytes(e, "\x48\x83\x04\x24\x05", 5); /* and over the jump */
+	emit_patch(here, e->p);
 	emit8(e, 0xc3);
 	emit_patch(leave, e->p);
 	emit_guest_in(j);

@@ -15,11 +15,9 @@ enum flags_at { IN_SLOT, IN_HOST };
 /* A memory access whose fast path failed. */
 struct slow_path {
 	u8 *from;          /* rel32 of the jump here */
-	bool two;          /* the address is in S0 and S1: see tr.two */
 	u8 *misaligned;    /* or NULL: that of another */
 	const u8 *resume;  /* with the host address in S0 */
 	const u8 *done;    /* after the instruction */
-	u64 tag;           /* address of the tag that S0 was XORed with, less S1 */
 	struct jit_site *site;
 	bool window;       /* a check for several accesses: see tr_window.c */
 	bool reload_flags; /* the code at @done expects the flags in the host's register */
@@ -285,6 +283,8 @@ bool tr_branch(struct tr *t, const struct insn *i);
 void tr_emit_goto(struct tr *t, jit_place place);
 /* Goes on at the RIP in S0. Likewise. */
 void tr_emit_lookup(struct tr *t);
+/* What is called when the check of @s has failed; behind it is where to go on when C has done all that there is to do. */
+void tr_emit_slow_call(struct tr *t, const struct slow_path *s);
 /* All that lies behind the block. */
 void tr_emit_late_paths(struct tr *t);
 

@@ -60,6 +60,13 @@ void tr_jcc(struct tr *t, unsigned n, const struct insn *i)
 	*x = (struct exit_path){emit_jcc(t->e, (i->opcode & 15) ^ turns), to, t->flags == IN_HOST};
 }
 
+void tr_emit_slow_call(struct tr *t, const struct slow_path *s)
+{
+	emit_call(t->e, t->j->stub_slow);
+	emit32(t->e, (u64)s->site);
+	emit_patch(emit_jmp_later(t->e), s->resume);
+}
+
 void tr_emit_late_paths(struct tr *t)
 {
 	struct emit *e = t->e;
@@ -72,15 +79,7 @@ void tr_emit_late_paths(struct tr *t)
 			continue;
 		}
 		emit_patch(s->from, e->p);
-		emit_rm_disp(e, 1, 0x33, S0, S1, (s32)s->tag); /* the linear address again: the XOR undone */
-		emit_mov_imm(e, S1, (u64)s->site);
-		emit_call(e, t->j->stub_slow);
-		emit_rr(e, 1, 0x85, S0, S0);
-		u8 *done = emit_jcc(e, CC_E);
-		if (s->two)
-			emit_rr(e, 0, 0x33, S1, S1);
-		emit_patch(emit_jmp_later(e), s->resume);
-		emit_patch(done, e->p);
+		tr_emit_slow_call(t, s);
 		if (s->reload_flags)
 			tr_emit_restore_flags(t, S0);
 		emit_patch(emit_jmp_later(e), s->done);

@@ -201,7 +201,7 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 		emit_bytes(e, "\x49\x81\xfe", 3); /* cmp r14, PAGE_SIZE - size */
 		emit32(e, PAGE_SIZE - size);
 	}
-	*s = (struct slow_path){.from = emit_jcc(e, whole ? CC_NE : CC_A), .tag = tag, .site = tr_new_site(t, i)};
+	*s = (struct slow_path){.from = emit_jcc(e, whole ? CC_NE : CC_A), .site = tr_new_site(t, i)};
 	if (align && !whole) {
 		emit_test_align(e, align);
 		s->misaligned = emit_jcc(e, CC_NE);
@@ -212,7 +212,6 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 		s->site->acc = (u8)acc;
 	}
 	emit_rm_disp(e, 1, t->two ? 0x8b : 0x03, t->two ? S1 : S0, S1, (s32)(u64)&array->host);
-	s->two = t->two;
 	s->resume = e->p;
 	return s;
 }

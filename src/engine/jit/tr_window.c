@@ -346,13 +346,7 @@ void tr_emit_window_miss(struct tr *t, struct slow_path *s)
 	emit_patch(s->from, e->p);
 	if (s->misaligned)
 		emit_patch(s->misaligned, e->p);
-	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)s->tag); /* the linear address again: the XOR undone */
-	emit_mov_imm(e, S1, (u64)s->site);
-	emit_call(e, t->j->stub_slow);
-	emit_rr(e, 1, 0x85, S0, S0);
-	u8 *alone = emit_jcc(e, CC_E);
-	emit_patch(emit_jmp_later(e), s->resume);
-	emit_patch(alone, e->p);
+	tr_emit_slow_call(t, s);
 	emit_mov_imm(e, S1, (u64)l);
 	emit_jmp(e, t->j->stub_link);
 }
