@@ -52,12 +52,12 @@ static sem_fn *insn_sem(const struct insn *i)
 	return i->lock ? s->lock[log2] : s->fn[log2][!i->is_mem];
 }
 
-static void exec_ud(struct cpu *c, const struct insn *i)
+void block_exec_ud(struct cpu *c, const struct insn *i)
 {
 	raise_ud(c);
 }
 
-static void exec_gp(struct cpu *c, const struct insn *i)
+void block_exec_gp(struct cpu *c, const struct insn *i)
 {
 	raise_gp0(c);
 }
@@ -75,15 +75,15 @@ static bool insn_bind(struct copy_arena *copy, struct cpu *c, struct insn *i)
 	const struct insn_row *r = &insn_rows[i->row];
 
 	if (!insn_gate_open(c, r)) {
-		i->fn = exec_ud;
+		i->fn = block_exec_ud;
 	} else if (!r->sem) {
 		return copy_prepare(copy, i);
 	} else if (r->attr & (A_CPL0 | A_PROT)) {
-		i->fn = insn_sem(i) ? exec_checked : exec_ud;
+		i->fn = insn_sem(i) ? exec_checked : block_exec_ud;
 	} else {
 		i->fn = insn_sem(i);
 		if (!i->fn)
-			i->fn = exec_ud;
+			i->fn = block_exec_ud;
 	}
 	return true;
 }
@@ -94,25 +94,15 @@ bool block_bind(struct copy_arena *copy, struct cpu *c, struct insn *i, enum dec
 	case DECODE_OK:
 		return insn_bind(copy, c, i);
 	case DECODE_TOO_LONG:
-		i->fn = exec_gp;
+		i->fn = block_exec_gp;
 		break;
 	default:
-		i->fn = exec_ud;
+		i->fn = block_exec_ud;
 		break;
 	}
 	if (!i->len)
 		i->len = 1;
 	return true;
-}
-
-bool block_faults_at(const struct insn *i)
-{
-	return i->fn == exec_ud || i->fn == exec_gp;
-}
-
-bool block_ends_at(const struct insn *i)
-{
-	return block_faults_at(i) || insn_rows[i->row].class_ == CLASS_END;
 }
 
 const u8 *block_code_at(struct cpu *c, u64 la)

@@ -145,11 +145,23 @@ static inline u16 tr_flags_written(const struct insn *i)
 {
 	return tr_facts[i->row].flags_written;
 }
-u16 tr_flags_needed(const struct tr *t, unsigned n);
+static inline u16 tr_flags_needed(const struct tr *t, unsigned n)
+{
+	const struct insn *i = &t->insn[n];
+
+	return (t->live[n] & ~tr_flags_written(i)) | (insn_flags_read(i) & FL_ARITH);
+}
+
 void tr_emit_save_flags(struct tr *t);
 void tr_emit_restore_flags(struct tr *t, unsigned scratch);
 /* Before code that destroys the host's flags; and before an instruction that reads some, or leaves some alone. */
-void tr_flags_to_slot(struct tr *t, u16 needed);
+static inline void tr_flags_to_slot(struct tr *t, u16 needed)
+{
+	if (t->flags == IN_HOST && needed)
+		tr_emit_save_flags(t);
+	t->flags = IN_SLOT;
+}
+
 void tr_flags_to_host(struct tr *t, unsigned n, unsigned scratch);
 
 /* The host register that holds @g: its own, or @scratch, loaded. */
@@ -209,6 +221,7 @@ void tr_emit_window_miss(struct tr *t, struct slow_path *s);
 
 /* --- tr_loop.c: short loops -------------------------------------------------------------------------------------- */
 
+/* What has been decoded, @len bytes that end in a Jcc, is one that is worth it. */
 bool tr_is_loop(const struct tr *t, unsigned len);
 /* The instructions of such a block follow each other several times. */
 void tr_unroll(struct tr *t);

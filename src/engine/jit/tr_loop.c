@@ -7,13 +7,12 @@
 
 #define TURNS_MAX 4
 
-/* What has been decoded, @len bytes, is a loop that is worth it. */
 bool tr_is_loop(const struct tr *t, unsigned len)
 {
 	const struct insn *last = &t->insn[t->nr - 1];
 	bool access = false;
 
-	if (!tr_is_jcc(last) || len + last->imm != 0 || t->nr > JIT_INSNS_MAX / 2 || (t->b->mode & JIT_MODE_NO_WINDOWS))
+	if (len + last->imm != 0 || t->nr > JIT_INSNS_MAX / 2 || (t->b->mode & JIT_MODE_NO_WINDOWS))
 		return false;
 	for (unsigned n = 0; n + 1 < t->nr; n++) {
 		const struct insn *i = &t->insn[n];

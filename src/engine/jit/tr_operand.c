@@ -32,21 +32,6 @@ void tr_emit_restore_flags(struct tr *t, unsigned scratch)
 	emit_mov_rr(e, H_RAX, scratch);
 }
 
-/* What of the flags as they are before instruction @n someone may still read. */
-u16 tr_flags_needed(const struct tr *t, unsigned n)
-{
-	const struct insn *i = &t->insn[n];
-	return (t->live[n] & ~tr_flags_written(i)) | (insn_flags_read(i) & FL_ARITH);
-}
-
-/* Before code that destroys the host's flags. */
-void tr_flags_to_slot(struct tr *t, u16 needed)
-{
-	if (t->flags == IN_HOST && needed)
-		tr_emit_save_flags(t);
-	t->flags = IN_SLOT;
-}
-
 /* Before an instruction that reads flags, or that leaves some alone. */
 void tr_flags_to_host(struct tr *t, unsigned n, unsigned scratch)
 {

@@ -199,8 +199,8 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 {
 	const struct insn *i = &t->insn[n];
 	const struct insn_row *r = &insn_rows[i->row];
+	bool done, push = r->sem == &sem_push_e || r->sem == &sem_push_i;
 	unsigned run;
-	bool done;
 
 	t->n = n;
 	t->s0_before = t->s0;
@@ -214,9 +214,9 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 			tr_jcc(t, n, i);
 	} else if (r->class_ == CLASS_END) {
 		done = tr_branch(t, i) || tr_other(t, n, i);
-	} else if ((run = tr_stack_run(t, n))) {
+	} else if ((push || r->sem == &sem_pop_r) && (run = tr_stack_run(t, n))) {
 		return run;
-	} else if (r->sem == &sem_push_e || r->sem == &sem_push_i) {
+	} else if (push) {
 		done = i->is_mem ? tr_push_mem(t, n, i) : tr_push(t, n, i);
 	} else if (r->sem == &sem_pop_r) {
 		done = tr_pop(t, n, i);
@@ -277,7 +277,7 @@ static bool tr_decode(struct tr *t, const u8 *p)
 			return false;
 		len += i->len;
 		t->nr++;
-		loop = !t->cross && tr_is_loop(t, len);
+		loop = tr_is_jcc(i) && !t->cross && tr_is_loop(t, len);
 		ends = loop || t->cross || (block_ends_at(i) && !tr_is_jcc(i) && !tr_goes_on(t, i));
 	}
 	t->b->len = t->cross ? t->cross : (u16)len;
