@@ -200,7 +200,12 @@ bool tr_can_address(const struct tr *t, const struct insn *i);
 /* --- tr_spilled.c: general registers in memory ------------------------------------------------------------------ */
 
 /* MOV to or from one of them. False: something else. */
-bool tr_spilled_mov(struct tr *t, const struct insn *i);
+bool tr_emit_spilled_mov(struct tr *t, const struct insn *i);
+static inline bool tr_spilled_mov(struct tr *t, const struct insn *i)
+{
+	return (jit_in_memory(i->rm) || jit_in_memory(i->reg)) && tr_emit_spilled_mov(t, i);
+}
+
 /* The register of the r/m operand of @i is one, and @i can be emitted with that memory as its operand. */
 bool tr_spilled_rm(const struct insn *i);
 
@@ -208,7 +213,13 @@ bool tr_spilled_rm(const struct insn *i);
 
 void tr_find_windows(struct tr *t);
 /* The access of instruction t->n was checked before; or it is the first of several, the lowest of them at @lo. */
-bool tr_access_checked(const struct tr *t, enum access_at at);
+static inline bool tr_access_checked(const struct tr *t, enum access_at at)
+{
+	unsigned w = t->access[t->n][at].window;
+
+	return w && t->window[w].slot;
+}
+
 bool tr_window_begins(const struct tr *t, enum access_at at, s64 *lo);
 /* From the linear address of the lowest in S0. */
 struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, u8 align,
@@ -226,7 +237,10 @@ bool tr_is_loop(const struct tr *t, unsigned len);
 /* The instructions of such a block follow each other several times. */
 void tr_unroll(struct tr *t);
 /* Instruction @n is the branch back, with another turn of the block behind it. */
-bool tr_turns(const struct tr *t, unsigned n);
+static inline bool tr_turns(const struct tr *t, unsigned n)
+{
+	return t->nr > t->b->nr && n + 1 < t->nr && (n + 1) % t->b->nr == 0;
+}
 
 /* --- tr_cross.c: instructions across two pages -------------------------------------------------------------------- */
 

@@ -37,8 +37,3 @@ void tr_unroll(struct tr *t)
 		t->nr += t->b->nr;
 	}
 }
-
-bool tr_turns(const struct tr *t, unsigned n)
-{
-	return (n + 1) % t->b->nr == 0 && n + 1 < t->nr;
-}

@@ -24,7 +24,7 @@ static void emit_mov(struct tr *t, unsigned w, unsigned to, unsigned from)
 	t->s0 = h == S0 ? 0 : t->s0;
 }
 
-bool tr_spilled_mov(struct tr *t, const struct insn *i)
+bool tr_emit_spilled_mov(struct tr *t, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	bool imm = r->sem == &sem_mov_ei, store = r->sem == &sem_mov_eg;

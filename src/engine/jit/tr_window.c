@@ -227,7 +227,7 @@ void tr_find_windows(struct tr *t)
 		const struct insn *i = &t->insn[n];
 		const struct insn_row *r = &insn_rows[i->row];
 
-		f.rip = (n % t->b->nr ? f.rip : 0) + i->len;
+		f.rip = (n && tr_turns(t, n - 1) ? 0 : f.rip) + i->len;
 		if (block_faults_at(i))
 			return;
 		if (tr_is_jcc(i) || (r->sem == &sem_nop && r->class_ == CLASS_COPY) || follow_stack(t, &f, n))
@@ -244,13 +244,6 @@ void tr_find_windows(struct tr *t)
 }
 
 /* --- Emission ---------------------------------------------------------------------------------------------------- */
-
-bool tr_access_checked(const struct tr *t, enum access_at at)
-{
-	unsigned w = t->access[t->n][at].window;
-
-	return w && t->window[w].slot;
-}
 
 /* Whether @at of instruction @n begins a window of several; and its bounds. */
 static unsigned window_rest(const struct tr *t, enum access_at at, s64 *lo, s64 *hi, enum access *acc)
