@@ -107,6 +107,7 @@ struct tr_facts {
 #define ROW_FPU BIT(5)     /* x87, MMX, vectors but those with an index */
 #define ROW_JCC BIT(6)
 #define ROW_PLAIN_E BIT(7) /* for tr_spilled_rm() */
+#define ROW_LOADS BIT(8)   /* ModRM.reg becomes the other operand */
 	u16 flags_written;          /* arithmetic ones, or left undefined */
 	u8 changes;                 /* CHANGES_*: of the general registers */
 #define CHANGES_REG BIT(0)

@@ -129,15 +129,19 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	/* AH to BH: the same in the host's, but not beside S0. */
 	if (high)
 		to.reg = (u8)tr_emit_high_byte(t, i);
-	struct { bool is; u8 g; u8 *to; } field[] = {{g.reg && !(i->reg_off & 7), i->reg, &to.reg},
-						     {g.rm && !(i->rm_off & 7), i->rm, &to.rm},
-						     {g.vvvv, i->vvvv, &to.vvvv}};
+	u16 is = tr_facts[i->row].is;
+	u8 changes = tr_facts[i->row].changes;
+	struct { bool is; u8 g; u8 *to; bool changes; } field[] = {
+		{g.reg && !(i->reg_off & 7), i->reg, &to.reg, changes & CHANGES_REG},
+		{g.rm && !(i->rm_off & 7), i->rm, &to.rm, changes & CHANGES_RM},
+		{g.vvvv, i->vvvv, &to.vvvv, changes & CHANGES_VVVV}};
+	bool loads = (is & ROW_LOADS) && i->is_mem && i->opsize >= 4; /* its register, whatever that was before */
 	if (tr_spilled_rm(i)) {
 		to.at = (u32)(u64)&t->j->cpu->gpr[i->rm];
 		to.rm = 0;
 		field[1].is = false;
 	}
-	u8 back_g[3], back_h[3];
+	u8 back_g[3], back_h[3], back_to = 0;
 	unsigned back = 0;
 	for (unsigned k = 0; k < ARRAY_SIZE(field); k++) {
 		if (!field[k].is)
@@ -152,10 +156,11 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 			have++;
 		if (have == back) {
 			back_g[back] = field[k].g;
-			back_h[back++] = (u8)tr_use_gpr(t, field[k].g, scratch);
+			back_h[back++] = (u8)(loads ? scratch : tr_use_gpr(t, field[k].g, scratch));
 			scratch = S1;
 		}
 		*field[k].to = back_h[have];
+		back_to |= field[k].changes ? BIT(have) : 0;
 	}
 	bool bytes = t->word == 8 || (r->space == ENC_LEGACY && (r->modes & IN_64)); /* mean the same to the host */
 	if (bytes && !i->is_mem && to.reg == i->reg && to.rm == i->rm && to.vvvv == i->vvvv && !to.at) {
@@ -171,7 +176,8 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	if (r->attr & A_X87)
 		tr_emit_x87_note(t, i);
 	for (unsigned k = 0; k < back; k++)
-		emit_store_abs(t->e, back_h[k], &t->j->cpu->gpr[back_g[k]]);
+		if (back_to & BIT(k))
+			emit_store_abs(t->e, back_h[k], &t->j->cpu->gpr[back_g[k]]);
 	if (tr_flags_written(i))
 		t->flags = IN_HOST;
 	if (s)
