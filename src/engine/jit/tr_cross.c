@@ -47,9 +47,7 @@ static void emit_next_page(struct tr *t, const struct insn *i, jit_place next)
 		tr_emit_c_path(t, i, CC_NE);
 		emit_load_abs(e, S0, &array->host);
 	} else {
-		emit_mov_rr(e, S1, S0);
-		emit_bytes(e, "\x49\xc1\xef\x07\x41\x81\xe7", 7); /* shr r15, 7; and r15d, (TLB_SIZE - 1) * 32 */
-		emit32(e, (TLB_SIZE - 1) * sizeof(*array));
+		tr_emit_tlb_entry(t);
 		emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&array->tag_x);
 		tr_emit_c_path(t, i, CC_NE);
 		emit_rm_disp(e, 1, 0x8b, S0, S1, (s32)(u64)&array->host);
