@@ -232,6 +232,7 @@ struct jit {
 	u64 stub_exit, stub_link, stub_indirect, stub_miss, stub_helper, stub_end_helper, stub_slow, stub_syscall,
 		stub_sysret;
 	u64 stub_fpu_ready, stub_vec_save, stub_vec_load;
+	u64 stub_poll[2]; /* by jit_block.fixed */
 
 	struct {
 		u64 blocks, insns, ticks, code_bytes, flushes, links, lookups, helpers, slow;

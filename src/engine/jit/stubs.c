@@ -112,6 +112,24 @@ void jit_emit_jump(struct jit *j, bool user)
 	emit32(e, (u64)&j->jump[0].code);
 }
 
+/* Jumped to with the block in S1, which is not begun: somebody wants the vCPU to look. */
+static void make_poll(struct jit *j)
+{
+	struct emit *e = &j->e;
+
+	for (unsigned fixed = 0; fixed < 2; fixed++) {
+		j->stub_poll[fixed] = emit_here(e);
+		emit_rm_disp(e, 1, 0x8b, S0, S1, offsetof(struct jit_block, rip));
+		if (!fixed) {
+			emit_bytes(e, "\x41\x81\xe6", 3); /* and r14d, PAGE_SIZE - 1 */
+			emit32(e, PAGE_SIZE - 1);
+			emit_ra(e, 1, 0x03, S0, &j->page_rip);
+		}
+		emit_store_abs(e, S0, &j->cpu->rip);
+		emit_jmp(e, j->stub_exit);
+	}
+}
+
 /* Jumped to with the key in S0: it is not in the jump cache, or its block is dead. */
 static void make_miss(struct jit *j)
 {
@@ -235,6 +253,7 @@ void jit_make_stubs(struct jit *j)
 	jit_make_fpu_stubs(j);
 	make_enter(j);
 	make_exit(j);
+	make_poll(j);
 	make_miss(j);
 	make_helper(j, &j->stub_helper, false);
 	make_helper(j, &j->stub_end_helper, true);

@@ -346,13 +346,12 @@ static void emit_poll(struct tr *t)
 	t->b->poll = (u8)(emit_here(t->e) - t->b->entry);
 }
 
-static void emit_poll_exit(struct tr *t, jit_place start)
+static void emit_poll_exit(struct tr *t)
 {
 	emit_patch(t->poll[0], t->e->p);
 	emit_patch(t->poll[1], t->e->p);
-	tr_emit_rip(t, S0, start);
-	emit_store_abs(t->e, S0, &t->j->cpu->rip);
-	emit_jmp(t->e, t->j->stub_exit);
+	emit_mov_imm(t->e, S1, (u64)t->b);
+	emit_jmp(t->e, t->j->stub_poll[t->b->fixed]);
 }
 
 /* Page faults one by one cost more than many a block: memory up to @at, if it comes near what was asked for, and on. */
@@ -423,7 +422,7 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 		tr_flags_to_slot(&t, FL_ARITH);
 		tr_emit_goto(&t, t.place);
 	}
-	emit_poll_exit(&t, start);
+	emit_poll_exit(&t);
 	tr_emit_late_paths(&t);
 	if (t.full)
 		return NULL;
