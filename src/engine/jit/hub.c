@@ -172,18 +172,16 @@ u64 hub_now(const struct jit *j)
 	return j->hub ? atomic_load(&j->hub->posts) : 0;
 }
 
-bool hub_settled(const struct jit *j, struct jit_block *b)
+bool hub_settled(const struct jit *j, u64 post)
 {
 	struct jit_hub *h = j->hub;
 	bool all = true;
 
-	if (!b->settled_at || !h)
+	if (!h)
 		return true;
 	pthread_mutex_lock(&h->lock);
 	for (u32 n = 0; n < h->nr; n++)
-		all &= h->jit[n] == j || atomic_load(&h->jit[n]->inbox.seen) >= b->settled_at;
+		all &= h->jit[n] == j || atomic_load(&h->jit[n]->inbox.seen) >= post;
 	pthread_mutex_unlock(&h->lock);
-	if (all)
-		b->settled_at = 0;
 	return all;
 }

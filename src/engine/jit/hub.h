@@ -53,8 +53,8 @@ void hub_watch(struct jit *j, const u8 *p);
 void hub_wrote(struct jit *j, const u8 *p, unsigned size);
 void hub_written_slow(struct jit *j);
 
-/* The number of the last post; and whether everyone has dealt with those before the block was made. */
+/* The number of the last post; and whether all others have dealt with those up to number @post. */
 u64 hub_now(const struct jit *j);
-bool hub_settled(const struct jit *j, struct jit_block *b);
+bool hub_settled(const struct jit *j, u64 post);
 
 #endif

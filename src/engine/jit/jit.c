@@ -281,9 +281,11 @@ static void check_settled(struct jit *j, struct jit_block *b)
 {
 	if (!b->settled_at || b->dead)
 		return;
-	hub_settled(j, b);
+	bool settled = hub_settled(j, b->settled_at);
 	if (!block_same_bytes(b->code, b->bytes, b->len))
 		jit_block_kill(j, b);
+	else if (settled)
+		b->settled_at = 0;
 }
 
 static struct jit_block *jit_get(struct jit *j, struct jit_link **link)

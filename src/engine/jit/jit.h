@@ -203,8 +203,8 @@ struct jit {
 	struct jit_block *far_to[JIT_FAR_MAX];
 	struct jit_block *hash[1u << JIT_HASH_BITS];
 	struct jit_block *page[1u << JIT_HASH_BITS];
-	/* counts the moments since which the client may have written to guest memory: see jit.c */
 	u64 hash_key;          /* of jit_mark.content */
+	/* counts the moments since which the client may have written to guest memory: see jit.c */
 	u64 client_gen;
 	bool kicked;           /* the last run ended for somebody outside */
 	bool entered;          /* KVM_RUN has just begun */
@@ -220,7 +220,6 @@ struct jit {
 	u64 seen_gen[2];       /* cpu->exec_gen whose number is in epoch_nr */
 	u32 epoch_nr[2], epoch_last;
 	struct jit_epoch { u64 gen; u32 nr; } known[16]; /* the latest numbers given */
-	bool flush;            /* to be done by the dispatcher */
 	u8 vec_max;            /* bytes of the widest vector register of the host */
 	bool alone;            /* generated code returns after each block: see jit_block_at() */
 	bool bmi2;             /* the host has it */
@@ -357,8 +356,8 @@ bool jit_count_write(struct jit *j, const u8 *p);
 bool jit_marks_full(const struct jit *j);
 void jit_flush(struct jit *j);
 /*
- * Ends the blocks in the page of @p whose bytes in memory are others now: by a look at each of them, quick where that was
- * done a moment ago; or by the page's content, once for each client_gen.
+ * Ends the blocks in the page of @p whose bytes in memory are others now: by a look at each of them, quick where that
+ * was done a moment ago; or by the page's content, once for each client_gen.
  */
 void jit_verify_blocks(struct jit *j, const u8 *p);
 void jit_verify_page(struct jit *j, const u8 *p);

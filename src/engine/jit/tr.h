@@ -313,7 +313,7 @@ bool tr_branch(struct tr *t, const struct insn *i);
 void tr_emit_goto(struct tr *t, jit_place place);
 /* Goes on at the RIP in S0. Likewise. */
 void tr_emit_lookup(struct tr *t);
-/* What is called when the check of @s has failed; behind it is where to go on when C has done all that there is to do. */
+/* What is called when the check of @s has failed; behind it is where to go on when C has done everything. */
 void tr_emit_slow_call(struct tr *t, const struct slow_path *s);
 /* All that lies behind the block. */
 void tr_emit_late_paths(struct tr *t);

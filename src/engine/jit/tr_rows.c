@@ -44,6 +44,14 @@ static bool is_jcc(const struct insn_row *r)
 	return r->class_ == CLASS_END && r->flags_read && operand_info[r->operand[0]].kind == OK_J && r->name[0] == 'j';
 }
 
+static bool is_load(const struct insn_row *r)
+{
+	const struct sem *s = r->sem;
+
+	return s == &sem_mov_ge || s == &sem_movzx_b || s == &sem_movzx_w || s == &sem_movsx_b || s == &sem_movsx_w ||
+	       s == &sem_movsxd;
+}
+
 static bool is_plain_e(const struct insn_row *r)
 {
 	const struct sem *s = r->sem;
@@ -64,8 +72,7 @@ static void make(void)
 		for (unsigned k = 0; k < ARRAY_SIZE(r->operand); k++)
 			f->is |= operand_fact(operand_info[r->operand[k]].kind);
 		f->is |= (r->attr & (A_SSE | A_AVX | A_AVX512 | A_X87 | A_MMX)) && !(r->attr & A_VSIB) ? ROW_FPU : 0;
-		f->is |= r->sem == &sem_mov_ge || r->sem == &sem_movzx_b || r->sem == &sem_movzx_w || r->sem == &sem_movsx_b ||
-			 r->sem == &sem_movsx_w || r->sem == &sem_movsxd ? ROW_LOADS : 0;
+		f->is |= is_load(r) ? ROW_LOADS : 0;
 		f->is |= (is_jcc(r) ? ROW_JCC : 0) | (is_plain_e(r) ? ROW_PLAIN_E : 0);
 		f->changes = changes_of(r);
 		f->flags_written = (r->flags_written | r->flags_undefined) & FL_ARITH;
