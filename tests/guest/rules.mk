@@ -13,7 +13,7 @@ $B/tests/guest/%.bin: tests/guest/%.c $(guest_common)
 	@mkdir -p $(@D)
 	$(CC) $(GUEST_CFLAGS) $(if $(filter 32,$(call guest_bits,$<)),-m32,-m64 -mno-red-zone) -o $(@:.bin=.elf) \
 		tests/guest/start$(call guest_bits,$<).S tests/guest/stubs.S \
-		tests/guest/guest$(call guest_bits,$<).c tests/guest/console.c $<
+		$(filter %$(call guest_bits,$<).c,$(guest_common)) tests/guest/console.c $<
 	objcopy -O binary --set-section-flags .bss=alloc,load,contents $(@:.bin=.elf) $@
 
 $B/tests/guest/run: tests/guest/run.c $B/src/monitor/kvm_if_sys.o $B/libanykvm.a
