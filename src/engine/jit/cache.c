@@ -253,6 +253,9 @@ void jit_block_kill(struct jit *j, struct jit_block *b)
 		if (l->to == b)
 			jit_link_set(j, l, NULL);
 	b->incoming = NULL;
+	struct jump_entry *shared = &j->shared[jit_shared_index(b->code)];
+	if (shared->code == b->entry)
+		*shared = (struct jump_entry){0};
 	/* What the jump cache has of it leads on, by way of its entry. */
 	struct emit e = {.p = (u8 *)(b->entry - (u64)j->e.rx), .rx = j->e.rx};
 	emit_jmp(&e, j->stub_miss);
@@ -300,6 +303,7 @@ void jit_flush(struct jit *j)
 		memset(j->hash, 0, sizeof(j->hash));
 		memset(j->page, 0, sizeof(j->page));
 		memset(j->jump, 0, sizeof(j->jump));
+		memset(j->shared, 0, sizeof(j->shared));
 	}
 	j->nr_marks = j->free_mark = 0;
 	j->e.p = j->code_start;

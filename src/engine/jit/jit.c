@@ -271,6 +271,8 @@ static void remember(struct jit *j, const struct jit_block *b)
 
 	if (rip >> 47 == 0 || rip >> 47 == 0x1ffff)
 		j->jump[jit_jump_index(key)] = (struct jump_entry){key, b->entry};
+	if (!b->fixed)
+		j->shared[jit_shared_index(b->code)] = (struct jump_entry){(u64)b->code, b->entry};
 }
 
 /*

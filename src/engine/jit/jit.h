@@ -41,6 +41,7 @@ static inline unsigned jit_host_of(unsigned g)
 #define JIT_EPOCH_SHIFT 48 /* to the mode in jit.epoch */
 #define JIT_FAR_MAX 8192
 #define JUMP_BITS 15
+#define SHARED_BITS 14
 #define JIT_BLOCK_MAX (64u << 10) /* of host code */
 #define JIT_TOUCH (128u << 10) /* memory of both is asked for by pieces of this */
 
@@ -151,6 +152,15 @@ static inline unsigned jit_jump_index(u64 key)
 	return (u32)key * JUMP_HASH >> (32 - JUMP_BITS);
 }
 
+/*
+ * And where it finds the user's code that another process, or this one elsewhere, has run already: blocks that are not
+ * fixed by the host address of their code. For those alone the jump cache is filled without C (stubs.c).
+ */
+static inline unsigned jit_shared_index(const u8 *code)
+{
+	return (u32)(u64)code * JUMP_HASH >> (32 - SHARED_BITS);
+}
+
 struct jit {
 	struct block_cache bc; /* first: see engine/loop.h */
 	struct cpu *cpu;
@@ -186,6 +196,7 @@ struct jit {
 	struct jit_level level[2];
 	bool level_ok;         /* they may be used */
 	struct jump_entry jump[1u << JUMP_BITS];
+	struct jump_entry shared[1u << SHARED_BITS];
 
 	u8 *rw, *rx;           /* one memory, mapped twice */
 	size_t code_size, data_size;
@@ -252,6 +263,8 @@ void jit_make_stubs(struct jit *j);
  * predict. The target is entered with the key in S0.
  */
 void jit_emit_jump(struct jit *j, bool user);
+/* How far the TLB entry for the linear address in S0 is from the first, into S1. */
+void jit_emit_tlb_entry(struct jit *j);
 
 /* tr_system.c: the stubs of SYSCALL and SYSRET. */
 void jit_make_system_stubs(struct jit *j);
@@ -302,9 +315,10 @@ static inline unsigned jit_mmu_index(const struct jit_block *b)
  * Whether blocks at @rip are bound to it: the kernel's, which is mapped once; 32-bit code; and where a near branch may
  * reach a non-canonical address, which must be known beforehand.
  */
+#define JIT_FIXED_FROM 0x7fff00000000
 static inline bool jit_fixed(unsigned mode, u64 rip)
 {
-	return (mode & ~JIT_MODE_NO_WINDOWS & 0xff) != MMU_USER || rip >= 0x7fff00000000;
+	return (mode & ~JIT_MODE_NO_WINDOWS & 0xff) != MMU_USER || rip >= JIT_FIXED_FROM;
 }
 
 /* RIP behind an instruction of @b: 32-bit code wraps at 4 GiB. */

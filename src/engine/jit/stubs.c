@@ -88,6 +88,38 @@ static void make_exit(struct jit *j)
 	emit_jmp(e, j->stub_link);
 }
 
+void jit_emit_tlb_entry(struct jit *j)
+{
+	struct emit *e = &j->e;
+
+	if (j->bmi2) {
+		emit_bytes(e, "\xc4\x43\xfb\xf0\xfe\x07", 6); /* rorx r15, r14, 7 */
+	} else {
+		emit_mov_rr(e, S1, S0);
+		emit_bytes(e, "\x49\xc1\xef\x07", 4); /* shr r15, 7 */
+	}
+	emit_bytes(e, "\x41\x81\xe7", 3); /* and r15d, (TLB_SIZE - 1) * 32 */
+	emit32(e, (TLB_SIZE - 1) * sizeof(struct tlb_entry));
+}
+
+/* To the code of entry S1 of the jump cache. */
+static void emit_jmp_entry(struct jit *j)
+{
+	emit_bytes(&j->e, "\x41\xff\xa7", 3); /* jmp [r15 + code] */
+	emit32(&j->e, (u64)&j->jump[0].code);
+}
+
+/* What jit_jump_index() or jit_shared_index() says of S0 into S1, times 16. */
+static void emit_jump_index(struct emit *e, unsigned bits)
+{
+	emit_bytes(e, "\x45\x69\xfe", 3); /* imul r15d, r14d, JUMP_HASH */
+	emit32(e, JUMP_HASH);
+	emit_bytes(e, "\x41\xc1\xef", 3); /* shr r15d */
+	emit8(e, 32 - bits - 4);
+	emit_bytes(e, "\x41\x81\xe7", 3); /* and r15d */
+	emit32(e, ((1u << bits) - 1) << 4);
+}
+
 void jit_emit_jump(struct jit *j, bool user)
 {
 	struct emit *e = &j->e;
@@ -99,17 +131,11 @@ void jit_emit_jump(struct jit *j, bool user)
 		emit_store_abs(e, S1, &j->page_rip);
 	}
 	emit_ra(e, 1, 0x33, S0, &j->epoch);    /* xor */
-	emit_bytes(e, "\x45\x69\xfe", 3);      /* imul r15d, r14d, JUMP_HASH */
-	emit32(e, JUMP_HASH);
-	emit_bytes(e, "\x41\xc1\xef", 3);      /* shr r15d: what jit_jump_index() says, times 16 */
-	emit8(e, 32 - JUMP_BITS - 4);
-	emit_bytes(e, "\x41\x81\xe7", 3);      /* and r15d */
-	emit32(e, ((1u << JUMP_BITS) - 1) << 4);
+	emit_jump_index(e, JUMP_BITS);
 	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->jump[0].key); /* cmp */
 	emit_bytes(e, "\x0f\x85", 2);          /* jne */
 	emit_rel32(e, j->stub_miss);
-	emit_bytes(e, "\x41\xff\xa7", 3);      /* jmp [r15 + code] */
-	emit32(e, (u64)&j->jump[0].code);
+	emit_jmp_entry(j);
 }
 
 /* Jumped to with the block in S1, which is not begun: somebody wants the vCPU to look. */
@@ -130,6 +156,48 @@ static void make_poll(struct jit *j)
 	}
 }
 
+/* The block at user RIP S0, which is in cpu->rip too, may be in jit.shared: enters it in the jump cache and goes there. */
+static void emit_shared(struct jit *j)
+{
+	struct emit *e = &j->e;
+	const struct tlb_entry *array = j->cpu->tlbs->e[MMU_USER];
+	u8 *none[4];
+
+	/* Not where jit_fixed() says so. */
+	emit8(e, 0xf6); /* test byte [mode in epoch], all of it */
+	emit_modrm_abs(e, 0, (const u8 *)&j->epoch + JIT_EPOCH_SHIFT / 8);
+	emit8(e, 15);
+	none[0] = emit_jcc(e, CC_NE);
+	emit_mov_rr(e, S1, S0);
+	emit_bytes(e, "\x49\xc1\xef\x20", 4); /* shr r15, 32 */
+	emit_bytes(e, "\x41\x81\xff", 3);     /* cmp r15d */
+	emit32(e, JIT_FIXED_FROM >> 32);
+	none[1] = emit_jcc(e, CC_AE);
+
+	/* The host address, as in tr_emit_tlb(). */
+	jit_emit_tlb_entry(j);
+	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)(u64)&array->tag_x);
+	emit_bytes(e, "\x49\x81\xfe", 3); /* cmp r14, PAGE_SIZE */
+	emit32(e, PAGE_SIZE);
+	none[2] = emit_jcc(e, CC_AE);
+	emit_rm_disp(e, 1, 0x03, S0, S1, (s32)(u64)&array->host);
+
+	emit_jump_index(e, SHARED_BITS);
+	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->shared[0].key);
+	none[3] = emit_jcc(e, CC_NE);
+	emit_push(e, H_RAX);
+	emit_rm_disp(e, 1, 0x8b, H_RAX, S1, (s32)(u64)&j->shared[0].code);
+	emit_load_abs(e, S0, &j->cpu->rip);
+	emit_ra(e, 1, 0x33, S0, &j->epoch);
+	emit_jump_index(e, JUMP_BITS);
+	emit_rm_disp(e, 1, 0x89, S0, S1, (s32)(u64)&j->jump[0].key);
+	emit_rm_disp(e, 1, 0x89, H_RAX, S1, (s32)(u64)&j->jump[0].code);
+	emit_pop(e, H_RAX);
+	emit_jmp_entry(j);
+	for (unsigned n = 0; n < ARRAY_SIZE(none); n++)
+		emit_patch(none[n], e->p);
+}
+
 /* Jumped to with the key in S0: it is not in the jump cache, or its block is dead. */
 static void make_miss(struct jit *j)
 {
@@ -138,6 +206,7 @@ static void make_miss(struct jit *j)
 	j->stub_miss = emit_here(e);
 	emit_ra(e, 1, 0x33, S0, &j->epoch);
 	emit_store_abs(e, S0, &j->cpu->rip);
+	emit_shared(j);
 	emit_guest_out(j);
 	emit_mov_imm(e, H_RDI, (u64)j);
 	emit_call_c(j, (u64)jit_lookup);

@@ -173,8 +173,6 @@ void tr_emit_rip(struct tr *t, unsigned to, jit_place place);
 /* The effective address plus @more into @to. Leaves flags alone, uses S1. */
 void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to);
 void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to);
-/* How far the TLB entry for the linear address in S0 is from the first, into S1. */
-void tr_emit_tlb_entry(struct tr *t);
 /*
  * From a linear address in S0, whose bits @align must be clear, to the host's; or of the memory operand of @i. Flags
  * must be in their slot.

@@ -47,7 +47,7 @@ static void emit_next_page(struct tr *t, const struct insn *i, jit_place next)
 		tr_emit_c_path(t, i, CC_NE);
 		emit_load_abs(e, S0, &array->host);
 	} else {
-		tr_emit_tlb_entry(t);
+		jit_emit_tlb_entry(t->j);
 		emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&array->tag_x);
 		tr_emit_c_path(t, i, CC_NE);
 		emit_rm_disp(e, 1, 0x8b, S0, S1, (s32)(u64)&array->host);

@@ -154,20 +154,6 @@ static void emit_test_align(struct emit *e, u8 align)
 	emit8(e, align);
 }
 
-void tr_emit_tlb_entry(struct tr *t)
-{
-	struct emit *e = t->e;
-
-	if (t->j->bmi2) {
-		emit_bytes(e, "\xc4\x43\xfb\xf0\xfe\x07", 6); /* rorx r15, r14, 7 */
-	} else {
-		emit_mov_rr(e, S1, S0);
-		emit_bytes(e, "\x49\xc1\xef\x07", 4); /* shr r15, 7 */
-	}
-	emit_bytes(e, "\x41\x81\xe7", 3); /* and r15d, (TLB_SIZE - 1) * 32 */
-	emit32(e, (TLB_SIZE - 1) * sizeof(struct tlb_entry));
-}
-
 /*
  * From the linear address in S0 to the host address in S0 (t->two: and S1); uses S1 and the flags. The distance between
  * the address and the tag of its TLB entry is the offset in the page on a hit, and a page or more on a miss (mmu.c:
@@ -182,7 +168,7 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 	struct slow_path *s = &t->slow[t->nr_slow++];
 
 	t->s0 = 0;
-	tr_emit_tlb_entry(t);
+	jit_emit_tlb_entry(t->j);
 	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)tag);
 	bool whole = align && size <= align + 1u; /* aligned, it does not cross pages */
 

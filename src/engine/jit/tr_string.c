@@ -51,7 +51,7 @@ static void emit_side(struct tr *t, const struct insn *i, unsigned reg, enum acc
 	struct tlb_entry *array = t->j->cpu->tlbs->e[jit_mmu_index(t->b)];
 
 	emit_mov_rr(e, S0, reg);
-	tr_emit_tlb_entry(t);
+	jit_emit_tlb_entry(t->j);
 	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)(acc == ACC_WRITE ? (u64)&array->tag_w : (u64)&array->tag_r));
 	emit_bytes(e, "\x49\x81\xfe", 3); /* cmp r14, PAGE_SIZE */
 	emit32(e, PAGE_SIZE);
