@@ -258,7 +258,7 @@ void jit_block_kill(struct jit *j, struct jit_block *b)
 		*shared = (struct jump_entry){0};
 	/* What the jump cache has of it leads on, by way of its entry. */
 	struct emit e = {.p = (u8 *)(b->entry - (u64)j->e.rx), .rx = j->e.rx};
-	emit_jmp(&e, j->stub_miss);
+	emit_jmp(&e, j->stub_miss[1]);
 }
 
 unsigned jit_invalidate(struct jit *j, const u8 *p, unsigned size)

@@ -60,11 +60,7 @@ static void sync_epochs(struct jit *j)
 /* In the upper 16 bits, which are all alike in RIP, what must be the same too. */
 static u64 epoch_at(const struct jit *j, unsigned mode)
 {
-	unsigned index = mode & (JIT_MODE_32 - 1);
-	bool super = index != MMU_USER && index != MMU_USER_ALIGN;
-
-	/* The lower half is for the hash alone. */
-	return (u64)(j->epoch_nr[super] << 4 | (mode & 15)) << JIT_EPOCH_SHIFT | j->epoch_nr[super];
+	return (u64)(j->epoch_nr[!jit_mode_is_user(mode)] << 4 | (mode & 15)) << JIT_EPOCH_SHIFT;
 }
 
 /* With AC clear, and where SYSCALL leads to an address that a key can hold. */
@@ -264,13 +260,27 @@ static void jit_code_write(struct cpu *c, const struct gpa_slot *slot, u64 gpa, 
 
 /* --- The dispatcher ---------------------------------------------------------------------------------------------- */
 
+/*
+ * Of the supervisor's, which only C finds again, one that loses its own place to another gets the place beside that,
+ * where stubs.c looks too.
+ */
+static void jump_enter(struct jit *j, bool user, u64 key, u64 code)
+{
+	unsigned n = jit_jump_index(key);
+	struct jump_entry *e = &j->jump[user][n];
+
+	if (!user && e->key != key && jit_jump_index(e->key) == n)
+		j->jump[user][n ^ 1] = *e;
+	*e = (struct jump_entry){key, code};
+}
+
 /* From now on generated code finds @b at cpu->rip by itself. */
 static void remember(struct jit *j, const struct jit_block *b)
 {
 	u64 rip = j->cpu->rip, key = rip ^ j->epoch;
 
 	if (rip >> 47 == 0 || rip >> 47 == 0x1ffff)
-		j->jump[jit_jump_index(key)] = (struct jump_entry){key, b->entry};
+		jump_enter(j, jit_mode_is_user(b->mode), key, b->entry);
 	if (!b->fixed)
 		j->shared[jit_shared_index(b->code)] = (struct jump_entry){(u64)b->code, b->entry};
 }

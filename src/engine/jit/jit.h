@@ -40,7 +40,7 @@ static inline unsigned jit_host_of(unsigned g)
 #define JIT_HASH_BITS 15
 #define JIT_EPOCH_SHIFT 48 /* to the mode in jit.epoch */
 #define JIT_FAR_MAX 8192
-#define JUMP_BITS 15
+#define JUMP_BITS 14
 #define SHARED_BITS 14
 #define JIT_BLOCK_MAX (64u << 10) /* of host code */
 #define JIT_TOUCH (128u << 10) /* memory of both is asked for by pieces of this */
@@ -139,8 +139,8 @@ struct jit_mark {
 
 /*
  * Where generated code finds the block for a RIP that only the run tells. A key is RIP XORed with jit.epoch, which
- * stands for the address space and the mode; its place is a hash of its lower half, since code is aligned, and
- * processes have the same addresses.
+ * stands in its upper 16 bits for the address space and the mode; its place is a hash of its lower half, since code is
+ * aligned. So processes that run the same code use the same few places, which are likely to be in the host's caches.
  */
 struct jump_entry {
 	u64 key, code;
@@ -153,8 +153,8 @@ static inline unsigned jit_jump_index(u64 key)
 }
 
 /*
- * And where it finds the user's code that another process, or this one elsewhere, has run already: blocks that are not
- * fixed by the host address of their code. For those alone the jump cache is filled without C (stubs.c).
+ * Processes that run the same code each have keys of their own for it. So what the jump cache does not have is looked
+ * for in jit.shared next, where the key of a block that is not fixed is the host address of its code.
  */
 static inline unsigned jit_shared_index(const u8 *code)
 {
@@ -195,7 +195,7 @@ struct jit {
 	u64 target;            /* of an indirect call, while the return address is pushed; of like use elsewhere */
 	struct jit_level level[2];
 	bool level_ok;         /* they may be used */
-	struct jump_entry jump[1u << JUMP_BITS];
+	_Alignas(64) struct jump_entry jump[2][1u << JUMP_BITS]; /* the supervisor's, the user's */
 	struct jump_entry shared[1u << SHARED_BITS];
 
 	u8 *rw, *rx;           /* one memory, mapped twice */
@@ -239,9 +239,11 @@ struct jit {
 
 	/* Stubs, addresses in the executable mapping. */
 	void (*enter)(u64 code);
-	u64 stub_exit, stub_link, stub_indirect, stub_miss, stub_helper, stub_end_helper, stub_slow, stub_syscall,
+	u64 stub_exit, stub_link, stub_indirect, stub_helper, stub_end_helper, stub_slow, stub_syscall,
 		stub_sysret;
 	u64 stub_fpu_ready, stub_vec_save, stub_vec_load;
+	u64 stub_jump[2]; /* to code of the supervisor, of the user: jit_emit_jump() */
+	u64 stub_miss[2]; /* where that finds none */
 	u64 stub_poll[2]; /* by jit_block.fixed */
 
 	struct {
@@ -305,6 +307,13 @@ struct jit_block *jit_translate(struct jit *j, const u8 *p);
 #define JIT_MODE_NO_WINDOWS 16 /* of a block: every access has its own check */
 #define JIT_MODE_NONE 0xff
 void jit_mode_sync(struct jit *j); /* jit.mode, jit.seg_end */
+
+static inline bool jit_mode_is_user(unsigned mode)
+{
+	unsigned index = mode & (JIT_MODE_32 - 1);
+
+	return index == MMU_USER || index == MMU_USER_ALIGN;
+}
 
 static inline unsigned jit_mmu_index(const struct jit_block *b)
 {

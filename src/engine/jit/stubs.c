@@ -103,10 +103,10 @@ void jit_emit_tlb_entry(struct jit *j)
 }
 
 /* To the code of entry S1 of the jump cache. */
-static void emit_jmp_entry(struct jit *j)
+static void emit_jmp_entry(struct jit *j, bool user)
 {
 	emit_bytes(&j->e, "\x41\xff\xa7", 3); /* jmp [r15 + code] */
-	emit32(&j->e, (u64)&j->jump[0].code);
+	emit32(&j->e, (u64)&j->jump[user][0].code);
 }
 
 /* What jit_jump_index() or jit_shared_index() says of S0 into S1, times 16. */
@@ -132,10 +132,10 @@ void jit_emit_jump(struct jit *j, bool user)
 	}
 	emit_ra(e, 1, 0x33, S0, &j->epoch);    /* xor */
 	emit_jump_index(e, JUMP_BITS);
-	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->jump[0].key); /* cmp */
+	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->jump[user][0].key); /* cmp */
 	emit_bytes(e, "\x0f\x85", 2);          /* jne */
-	emit_rel32(e, j->stub_miss);
-	emit_jmp_entry(j);
+	emit_rel32(e, j->stub_miss[user]);
+	emit_jmp_entry(j, user);
 }
 
 /* Jumped to with the block in S1, which is not begun: somebody wants the vCPU to look. */
@@ -156,7 +156,7 @@ static void make_poll(struct jit *j)
 	}
 }
 
-/* The block at user RIP S0, which is in cpu->rip too, may be in jit.shared: enters it in the jump cache and goes there. */
+/* The block at cpu->rip, which is in S0 too, may be in jit.shared: enters it in the jump cache and goes there. */
 static void emit_shared(struct jit *j)
 {
 	struct emit *e = &j->e;
@@ -190,10 +190,10 @@ static void emit_shared(struct jit *j)
 	emit_load_abs(e, S0, &j->cpu->rip);
 	emit_ra(e, 1, 0x33, S0, &j->epoch);
 	emit_jump_index(e, JUMP_BITS);
-	emit_rm_disp(e, 1, 0x89, S0, S1, (s32)(u64)&j->jump[0].key);
-	emit_rm_disp(e, 1, 0x89, H_RAX, S1, (s32)(u64)&j->jump[0].code);
+	emit_rm_disp(e, 1, 0x89, S0, S1, (s32)(u64)&j->jump[1][0].key);
+	emit_rm_disp(e, 1, 0x89, H_RAX, S1, (s32)(u64)&j->jump[1][0].code);
 	emit_pop(e, H_RAX);
-	emit_jmp_entry(j);
+	emit_jmp_entry(j, true);
 	for (unsigned n = 0; n < ARRAY_SIZE(none); n++)
 		emit_patch(none[n], e->p);
 }
@@ -203,7 +203,14 @@ static void make_miss(struct jit *j)
 {
 	struct emit *e = &j->e;
 
-	j->stub_miss = emit_here(e);
+	/* The supervisor's may be beside the place in S1: see jump_enter(). */
+	j->stub_miss[0] = emit_here(e);
+	emit_bytes(e, "\x49\x83\xf7\x10", 4); /* xor r15, sizeof(struct jump_entry) */
+	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->jump[0][0].key);
+	u8 *not_here = emit_jcc(e, CC_NE);
+	emit_jmp_entry(j, false);
+	emit_patch(not_here, e->p);
+	j->stub_miss[1] = emit_here(e);
 	emit_ra(e, 1, 0x33, S0, &j->epoch);
 	emit_store_abs(e, S0, &j->cpu->rip);
 	emit_shared(j);
@@ -219,8 +226,16 @@ static void make_miss(struct jit *j)
 	emit_jmp(e, j->stub_exit);
 
 	/* Jumped to with the guest's next RIP in S0, after whatever may have changed the mode; flags in jit->flags. */
+	for (unsigned user = 0; user < 2; user++) {
+		j->stub_jump[user] = emit_here(e);
+		jit_emit_jump(j, user);
+	}
 	j->stub_indirect = emit_here(e);
-	jit_emit_jump(j, true);
+	emit8(e, 0x80); /* cmp byte [cpl], 3 */
+	emit_modrm_abs(e, 7, &j->cpu->cpl);
+	emit8(e, 3);
+	emit_patch(emit_jcc(e, CC_NE), (u8 *)(j->stub_jump[0] - (u64)e->rx));
+	emit_jmp(e, j->stub_jump[1]);
 }
 
 /* Called with the site in S1: runs the instruction in C. Returns, or leaves the block when C says so. */

@@ -438,7 +438,7 @@ static void emit_level(struct jit *j, const struct jit_level *l)
 	emit8(e, 0xc6); /* mov byte [cpl], level */
 	emit_modrm_abs(e, 0, &c->cpl);
 	emit8(e, l == &j->level[0] ? 0 : 3);
-	emit_jmp(e, j->stub_indirect);
+	emit_jmp(e, j->stub_jump[l != &j->level[0]]);
 }
 
 /* Where nothing has changed yet. */
