@@ -342,18 +342,34 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 	return b;
 }
 
-/* The usual case of jit_get() where generated code goes on at once: nothing but its place in the jump cache is lost. */
-u64 jit_lookup(struct jit *j)
+/* In generated code: may leave it by cpu->unwind. */
+static const u8 *code_at_rip(struct jit *j)
 {
 	struct cpu *c = j->cpu;
 	const struct tlb_entry *e = tlb_at(c, c->rip);
 
-	if (j->alone || j->no_windows || e->tag_x != (c->rip & PAGE_MASK))
+	if (likely(e->tag_x == (c->rip & PAGE_MASK)))
+		return (const u8 *)tlb_host(e, c->rip);
+	jit_flags_to_cpu(j);
+	mxcsr_to_cpu(j);
+	c->insn = NULL;
+	const u8 *p = block_code_at(c, c->rip);
+	jit_flags_from_cpu(j);
+	mxcsr_from_cpu(j);
+	return p;
+}
+
+/* The usual case of jit_get() where generated code goes on at once: nothing but its place in the jump cache is lost. */
+u64 jit_lookup(struct jit *j)
+{
+	struct cpu *c = j->cpu;
+
+	if (j->alone || j->no_windows)
 		return 0;
 	jit_mode_sync(j);
 	if (j->mode == JIT_MODE_NONE)
 		return 0;
-	struct jit_block *b = jit_find(j, c->rip, (const u8 *)tlb_host(e, c->rip));
+	struct jit_block *b = jit_find(j, c->rip, code_at_rip(j));
 	if (!b || b->settled_at)
 		return 0;
 	j->stat.lookups++;
