@@ -219,14 +219,27 @@ bool user_write_faults(unsigned r, u64 la, u64 good, u64 error)
 	return faulted(USER_CODE_AT(r, user_writer_at), la, error);
 }
 
-bool user_calls(unsigned r, u64 la, u32 v)
+static void run_caller(unsigned r, u64 la, u32 v)
 {
 	user_set(&user_last, USER_CODE_AT(r, user_caller), USER_STACK(r) + 0x1800);
 	user_last.f.rbx = la;
 	user_last.f.r12 = v;
 	user_last.f.r15 = USER_TURNS;
 	user_run(&user_last);
+}
+
+bool user_calls(unsigned r, u64 la, u32 v)
+{
+	run_caller(r, la, v);
 	return same("vector", user_last.f.vector, 0x80) && same("calls of other code", user_last.f.rdx, 0);
+}
+
+bool user_calls_faults(unsigned r, u64 la, u64 error)
+{
+	run_caller(r, la, 0);
+	return same("vector", user_last.f.vector, 14) & same("error code", user_last.f.error, error) &
+	       same("CR2", user_last.cr2, la) & same("RIP", user_last.f.rip, la) &
+	       same("RSP", user_last.f.rsp, USER_STACK(r) + 0x17f8);
 }
 
 /* --- Reports ------------------------------------------------------------------------------------------------------ */

@@ -68,6 +68,8 @@ bool user_read_faults(unsigned r, u64 la, u64 good, u64 error);
 bool user_write_faults(unsigned r, u64 la, u64 good, u64 error);
 /* Calls @la again and again; whether EAX is @v each time. */
 bool user_calls(unsigned r, u64 la, u32 v);
+/* Calls @la once; expects a page fault of the fetch there. */
+bool user_calls_faults(unsigned r, u64 la, u64 error);
 extern struct user user_last;
 
 /*
