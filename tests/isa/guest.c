@@ -60,7 +60,11 @@ static void map_window(unsigned pt, u32 window, u32 base, unsigned size, u64 fla
 
 static void make_page_tables(void)
 {
+	static const u64 high[] = HIGH_BASES;
+
 	put64(PML4, PDPT_LOW | PTE_P | PTE_W | PTE_U);
+	for (unsigned n = 0; n < ARRAY_SIZE(high); n++)
+		put64(PML4 + (high[n] >> 39) * 8, PDPT_LOW | PTE_P | PTE_W | PTE_U);
 	put64(PML4 + 511 * 8, PDPT_HIGH | PTE_P | PTE_W);
 	put64(PDPT_LOW, PD_LOW | PTE_P | PTE_W | PTE_U);
 	put64(PDPT_HIGH + 510 * 8, PD_HIGH | PTE_P | PTE_W);

@@ -20,6 +20,8 @@
 #define CODE_BASE (CODE_WINDOW + 0x18000)
 #define CODE_SIZE (2 * PAGE_SIZE)
 #define CODE_ALIAS (CODE_BASE + 0x80000) /* the same, writable, for guests only */
+/* Guests see the windows here as well, added to their addresses: pages at most 512 GiB apart share their tables. */
+#define HIGH_BASES {0x550000000000, 0x568000000000, 0x7e8000000000, 0x7f8000000000}
 #define CODE_FILL 0xcc /* INT3 wherever the instruction under test is not */
 
 /* Segments of 64 KiB for 16-bit code, which lie within the windows. */

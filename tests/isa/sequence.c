@@ -201,8 +201,10 @@ static void pick_start(struct gen *g)
 	t = (struct test_case){.bits = p->bits};
 	pick_state(&t);
 	p->in = t.in;
-	p->in.rip = CODE_BASE + g->at;
+	p->in.rip = p->base + CODE_BASE + g->at;
 	p->in.gpr[RSP] = DATA_BASE + 0x400 + rng_below(0x1000);
+	for (unsigned n = 0; n < 16; n++)
+		p->in.gpr[n] = moved(p, p->in.gpr[n]);
 	p->in.rflags &= ~FL_DF;
 	p->in.mxcsr = rng_chance(10) ? t.in.mxcsr : 0x1f80 | (rng() & 0xe03f);
 	p->in.x87[0] |= 0x3f;
@@ -214,11 +216,13 @@ static void pick_start(struct gen *g)
 
 void program_generate(struct program *p, unsigned bits)
 {
+	static const u64 high[] = HIGH_BASES;
 	struct gen g = {.p = p, .rsp_good = true};
 
 	data_restore();
 	p->nr_insns = 0;
 	p->bits = bits;
+	p->base = bits == 64 && rng_chance(2) ? high[rng_below(ARRAY_SIZE(high))] : 0;
 	memset(p->code, CODE_FILL, CODE_SIZE);
 	memset(native_code(), CODE_FILL, CODE_SIZE);
 	g.at = (unsigned)rng_below(PAGE_SIZE - 256);
@@ -253,7 +257,7 @@ void program_generate(struct program *p, unsigned bits)
 
 u64 program_undefined_flags(const struct program *p, u64 rip)
 {
-	u64 at = rip - CODE_BASE;
+	u64 at = rip - p->base - CODE_BASE;
 
 	for (unsigned n = 0; n < p->nr_insns; n++) {
 		const struct placed *i = &p->insn[n];

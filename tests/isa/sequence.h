@@ -16,6 +16,7 @@ struct placed {
 struct program {
 	u8 code[CODE_SIZE], data[DATA_SIZE];
 	unsigned bits; /* 32 or 64 */
+	u64 base; /* added to the windows' addresses, but for displacements without a register */
 	struct state in;
 	struct placed insn[PROGRAM_INSNS];
 	unsigned nr_insns;

@@ -43,6 +43,8 @@ u8 pick_reg(const struct gen *g);
 /* Sets all flags. */
 void place_clean(struct gen *g);
 void place_mov(struct gen *g, unsigned reg, u64 v);
+/* @v, or the program's address of what it is the address of. */
+u64 moved(const struct program *p, u64 v);
 void need_stack(struct gen *g);
 /* A branch to a block: @len bytes, then rel32. */
 void place_branch(struct gen *g, const u8 *bytes, unsigned len, unsigned block);

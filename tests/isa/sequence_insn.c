@@ -58,8 +58,14 @@ void place_clean(struct gen *g)
 	place_rex(g, 8 | reg >> 3, BYTES(0x83, op | (reg & 7), (u8)rng()));
 }
 
+u64 moved(const struct program *p, u64 v)
+{
+	return v - DATA_WINDOW < WINDOW_SIZE ? v + p->base : v;
+}
+
 void place_mov(struct gen *g, unsigned reg, u64 v)
 {
+	v = moved(g->p, v);
 	u8 b[9] = {0xb8 | (reg & 7)};
 	bool wide = g->p->bits == 64 && v != (u32)v;
 

@@ -48,14 +48,14 @@ static void run(const struct program *p, enum engine e, struct result *r)
  * Flags that can matter after a fault at @rip: those that the code there reads, or leaves alone up to where it is not
  * followed any more. The translator does not keep the others up to date where an instruction may fault.
  */
-static u64 flags_live(const struct result *r, unsigned bits, u64 rip)
+static u64 flags_live(const struct program *p, const struct result *r, u64 rip)
 {
 	u64 live = 0, open = FL_ARITH;
 
 	for (unsigned n = 0; n < 100 && open; n++) {
 		struct insn i;
-		u64 at = rip - CODE_BASE;
-		if (at > CODE_SIZE - 16 || decode(&i, r->code + at, 15, bits) != DECODE_OK)
+		u64 at = rip - p->base - CODE_BASE;
+		if (at > CODE_SIZE - 16 || decode(&i, r->code + at, 15, p->bits) != DECODE_OK)
 			return live | open;
 		const struct insn_row *row = &insn_rows[i.row];
 		live |= insn_flags_read(&i) & open;
@@ -102,7 +102,7 @@ static bool memory_differs(const char *what, const u8 *a, const u8 *b, unsigned 
 static bool results_differ(const struct program *p, const struct result *a, const struct result *b)
 {
 	const struct state *x = &a->o.s, *y = &b->o.s;
-	u64 mask = ~FL_ARITH | (flags_live(a, p->bits, x->rip) & ~program_undefined_flags(p, x->rip));
+	u64 mask = ~FL_ARITH | (flags_live(p, a, x->rip) & ~program_undefined_flags(p, x->rip));
 	u64 fx = x->rflags & mask, fy = y->rflags & mask;
 	bool d = false;
 
@@ -158,11 +158,12 @@ static void print_program(const struct program *p)
 		const u8 *bytes = p->code + i->at;
 		ZydisDisassembledInstruction d;
 		ZydisMachineMode mode = p->bits == 64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32;
-		bool ok = ZYAN_SUCCESS(ZydisDisassembleIntel(mode, CODE_BASE + i->at, bytes, i->len, &d));
+		u64 at = p->base + CODE_BASE + i->at;
+		bool ok = ZYAN_SUCCESS(ZydisDisassembleIntel(mode, at, bytes, i->len, &d));
 
 		if (i->removed)
 			continue;
-		printf("#   %x:", CODE_BASE + i->at);
+		printf("#   %llx:", (unsigned long long)at);
 		for (unsigned k = 0; k < i->len; k++)
 			printf(" %02x", bytes[k]);
 		printf("  %s\n", ok ? d.text : "?");
