@@ -48,6 +48,7 @@ static void sync_epochs(struct jit *j)
 		memset(j->known, 0, sizeof(j->known));
 		memset(j->seen_gen, 0, sizeof(j->seen_gen));
 		j->epoch_last = 0;
+		j->forget_calls = true;
 	}
 	for (unsigned super = 0; super < 2; super++) {
 		if (j->seen_gen[super] == gen[super])
@@ -173,7 +174,7 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 		c->rip = jit_site_cut(site, rip + i->len);
 	jit_sync(j);
 	mxcsr_from_cpu(j);
-	bool leave = c->smc || j->mode == JIT_MODE_NONE || loop_attention(c);
+	bool leave = c->smc || j->mode == JIT_MODE_NONE || j->forget_calls || loop_attention(c);
 	c->smc = false;
 	j->exit_code = leave;
 	return leave;
@@ -232,7 +233,7 @@ void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 entry)
 	jit_sync(j);
 	mxcsr_from_cpu(j);
 	/* The rest of the block relies on what it has found ready. */
-	bool leave = (j->vec_bad & ~bad & ~(u32)VEC_AWAY) || c->smc || !known || site->span || site->leave ||
+	bool leave = j->forget_calls || (j->vec_bad & ~bad & ~(u32)VEC_AWAY) || c->smc || !known || site->span || site->leave ||
 		     block_ends_at(i) || loop_attention(c);
 	if (!block_ends_at(i))
 		c->rip = jit_site_cut(site, rip + i->len);
@@ -384,6 +385,7 @@ struct jit_link *jit_block_run(struct jit *j, const struct jit_block *b)
 	j->mxcsr = _mm_getcsr(); /* a signal may have changed it */
 	mxcsr_from_cpu(j);
 	j->page_rip = j->cpu->rip & PAGE_MASK;
+	j->forget_calls = false;
 	j->enter(b->entry);
 	mxcsr_to_cpu(j);
 	jit_flags_to_cpu(j);

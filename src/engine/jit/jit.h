@@ -170,7 +170,11 @@ struct jit {
 	u64 epoch;             /* XORed into the keys of the jump cache */
 	u64 page_rip;          /* see jit_place */
 	u64 exit_code;         /* why generated code returned: JIT_EXIT_* or the link */
-	u64 c_stack;           /* RSP at entry */
+	u64 c_stack;           /* RSP at entry; calls of the guest's that may return lie below it: see tr_branch.c */
+	u64 c_limit;           /* how far */
+#define JIT_CALLS 512
+#define JIT_CALL_SIZE 16
+	bool forget_calls;     /* their keys are no longer good */
 	u32 vec_bad;           /* VEC_*: instructions that may not run now (they raise a fault, or need C), and: */
 #define VEC_SSE BIT(0)
 #define VEC_AVX BIT(1)
@@ -241,7 +245,7 @@ struct jit {
 	void (*enter)(u64 code);
 	u64 stub_exit, stub_link, stub_indirect, stub_helper, stub_end_helper, stub_slow, stub_syscall,
 		stub_sysret;
-	u64 stub_fpu_ready, stub_vec_save, stub_vec_load;
+	u64 stub_no_call, stub_fpu_ready, stub_vec_save, stub_vec_load;
 	u64 stub_jump[2]; /* to code of the supervisor, of the user: jit_emit_jump() */
 	u64 stub_miss[2]; /* where that finds none */
 	u64 stub_poll[2]; /* by jit_block.fixed */
@@ -265,6 +269,8 @@ void jit_make_stubs(struct jit *j);
  * predict. The target is entered with the key in S0.
  */
 void jit_emit_jump(struct jit *j, bool user);
+/* The same as a call. Returns the rel32 of a jump that is taken where stub_miss is to be called. */
+u8 *jit_emit_call(struct jit *j, bool user);
 /* How far the TLB entry for the linear address in S0 is from the first, into S1. */
 void jit_emit_tlb_entry(struct jit *j);
 

@@ -57,7 +57,14 @@ static void make_enter(struct jit *j)
 	emit8(e, 0x83);
 	emit8(e, 0xec);
 	emit8(e, 8);
+	/* No call: its key is a number that no guest knows. */
+	emit_load_abs(e, S0, &j->hash_key);
+	emit_push(e, S0);
+	emit_mov_imm(e, S0, j->stub_no_call);
+	emit_push(e, S0);
 	emit_store_abs(e, H_RSP, &j->c_stack);
+	emit_rm_disp(e, 1, 0x8d, S0, H_RSP, -JIT_CALLS * JIT_CALL_SIZE);
+	emit_store_abs(e, S0, &j->c_limit);
 	emit_mov_rr(e, S0, H_RDI);
 	emit_guest_in(j);
 	emit8(e, 0x41); /* jmp r14 */
@@ -74,10 +81,10 @@ static void make_exit(struct jit *j)
 	emit_store_abs(e, S1, &j->exit_code);
 	emit_guest_out(j);
 	emit_load_abs(e, H_RSP, &j->c_stack);
-	emit8(e, 0x48); /* add rsp, 8 */
+	emit8(e, 0x48); /* add rsp */
 	emit8(e, 0x83);
 	emit8(e, 0xc4);
-	emit8(e, 8);
+	emit8(e, 8 + JIT_CALL_SIZE);
 	for (unsigned n = ARRAY_SIZE(callee_saved); n-- > 0;)
 		emit_pop(e, callee_saved[n]);
 	emit8(e, 0xc3);
@@ -86,6 +93,12 @@ static void make_exit(struct jit *j)
 	j->stub_exit = emit_here(e);
 	emit_mov_imm(e, S1, JIT_EXIT_LOOKUP);
 	emit_jmp(e, j->stub_link);
+
+	/* Returned to with a key in S0: it is as good as any address. */
+	j->stub_no_call = emit_here(e);
+	emit_ra(e, 1, 0x33, S0, &j->epoch);
+	emit_store_abs(e, S0, &j->cpu->rip);
+	emit_jmp(e, j->stub_exit);
 }
 
 void jit_emit_tlb_entry(struct jit *j)
@@ -120,7 +133,8 @@ static void emit_jump_index(struct emit *e, unsigned bits)
 	emit32(e, ((1u << bits) - 1) << 4);
 }
 
-void jit_emit_jump(struct jit *j, bool user)
+/* The entry of the jump cache for the RIP in S0, which becomes a key, into S1. Returns the rel32 of a jump on a miss. */
+static u8 *emit_find(struct jit *j, bool user)
 {
 	struct emit *e = &j->e;
 
@@ -133,9 +147,22 @@ void jit_emit_jump(struct jit *j, bool user)
 	emit_ra(e, 1, 0x33, S0, &j->epoch);    /* xor */
 	emit_jump_index(e, JUMP_BITS);
 	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->jump[user][0].key); /* cmp */
-	emit_bytes(e, "\x0f\x85", 2);          /* jne */
-	emit_rel32(e, j->stub_miss[user]);
+	return emit_jcc(e, CC_NE);
+}
+
+void jit_emit_jump(struct jit *j, bool user)
+{
+	emit_patch(emit_find(j, user), (u8 *)(j->stub_miss[user] - (u64)j->e.rx));
 	emit_jmp_entry(j, user);
+}
+
+u8 *jit_emit_call(struct jit *j, bool user)
+{
+	u8 *miss = emit_find(j, user);
+
+	emit_bytes(&j->e, "\x41\xff\x97", 3); /* call [r15 + code] */
+	emit32(&j->e, (u64)&j->jump[user][0].code);
+	return miss;
 }
 
 /* Jumped to with the block in S1, which is not begun: somebody wants the vCPU to look. */
@@ -335,8 +362,8 @@ static void make_slow(struct jit *j)
 void jit_make_stubs(struct jit *j)
 {
 	jit_make_fpu_stubs(j);
-	make_enter(j);
 	make_exit(j);
+	make_enter(j);
 	make_poll(j);
 	make_miss(j);
 	make_helper(j, &j->stub_helper, false);

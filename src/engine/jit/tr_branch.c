@@ -108,6 +108,14 @@ void tr_emit_late_paths(struct tr *t)
 	}
 }
 
+/* --- Calls and returns ------------------------------------------------------------------------------------------- */
+
+/*
+ * A call of the guest's is one of the host's too, below jit->c_stack, so that the host foresees where the guest returns
+ * to. What it leaves there is where generated code goes on, and above that the key of the guest's return address, as in
+ * the jump cache: a key means the same code as long as it means anything. A return to another address, or to one whose
+ * key has changed, finds its way as a jump does and forgets all calls; so does whatever leaves generated code.
+ */
 static void emit_push_return(struct tr *t, const struct insn *i)
 {
 	struct slow_path *s = tr_emit_stack(t, i, -t->word, ACC_WRITE);
@@ -117,6 +125,100 @@ static void emit_push_return(struct tr *t, const struct insn *i)
 	tr_emit_rsp_add(t, -t->word);
 	tr_slow_done(t, s);
 }
+
+/* The key, from the return address in S1; first calls that are too many are forgotten. */
+static void emit_push_key(struct tr *t)
+{
+	struct emit *e = t->e;
+
+	emit_ra(e, 1, 0x3b, H_RSP, &t->j->c_limit);
+	u8 *fits = emit_jcc(e, CC_AE);
+	emit_load_abs(e, H_RSP, &t->j->c_stack);
+	emit_patch(fits, e->p);
+	emit_ra(e, 1, 0x33, S1, &t->j->epoch);
+	emit_bytes(e, "\x41\x57", 2); /* push r15 */
+}
+
+/* Where the host's call returns to: jit->page_rip is of the page returned to, which may be the next one. */
+static void emit_returned(struct tr *t, const struct insn *i)
+{
+	jit_place place = t->place + i->len;
+
+	emit_rm_disp(t->e, 1, 0x8d, H_RSP, H_RSP, 8);
+	if (same_page(t, place) || t->b->fixed) {
+		tr_emit_goto(t, place);
+		return;
+	}
+	tr_emit_rip(t, S0, place - PAGE_SIZE);
+	tr_emit_lookup(t);
+}
+
+/* To the RIP in S0. */
+static void emit_call_lookup(struct tr *t, const struct insn *i)
+{
+	u8 *miss = jit_emit_call(t->j, tr_is_user(t));
+	u8 *returned = t->e->p;
+
+	emit_returned(t, i);
+	emit_patch(miss, t->e->p);
+	emit_call(t->e, t->j->stub_miss[tr_is_user(t)]);
+	emit_patch(emit_jmp_later(t->e), returned);
+}
+
+static void emit_call_place(struct tr *t, const struct insn *i, jit_place place)
+{
+	emit_push_return(t, i);
+	emit_push_key(t);
+	if (t->far || same_page(t, place)) {
+		emit8(t->e, 0xe8); /* call */
+		emit32(t->e, 0);
+		u8 *call = t->e->p - 4;
+		emit_returned(t, i);
+		emit_link(t, call, place, false);
+		return;
+	}
+	tr_emit_rip(t, S0, place);
+	emit_call_lookup(t, i);
+}
+
+static void emit_call_target(struct tr *t, const struct insn *i)
+{
+	emit_store_abs(t->e, S0, &t->j->target);
+	emit_push_return(t, i);
+	emit_push_key(t);
+	emit_load_abs(t->e, S0, &t->j->target);
+	emit_call_lookup(t, i);
+}
+
+static void emit_ret(struct tr *t, const struct insn *i)
+{
+	struct emit *e = t->e;
+	struct slow_path *s = tr_emit_stack(t, i, 0, ACC_READ);
+	s32 size = t->word + (s32)(i->opcode == 0xc2 ? i->imm & 0xffff : 0);
+
+	emit_rm_disp(e, tr_w(t), 0x8b, S0, S0, t->disp);
+	if (tr_is_user(t)) {
+		emit_mov_rr(e, S1, S0);
+		emit_bytes(e, "\x49\x81\xe7", 3); /* and r15, PAGE_MASK */
+		emit32(e, PAGE_MASK);
+	}
+	emit_ra(e, 1, 0x33, S0, &t->j->epoch);
+	emit_rm_disp(e, 1, 0x3b, S0, H_RSP, 8);
+	u8 *other = emit_jcc(e, CC_NE);
+	if (tr_is_user(t))
+		emit_store_abs(e, S1, &t->j->page_rip);
+	tr_emit_rsp_add(t, size);
+	emit8(e, 0xc3);
+	emit_patch(other, e->p);
+	emit_ra(e, 1, 0x33, S0, &t->j->epoch);
+	tr_emit_canonical(t, i);
+	tr_emit_rsp_add(t, size);
+	emit_load_abs(e, H_RSP, &t->j->c_stack);
+	tr_emit_lookup(t);
+	tr_slow_done(t, s);
+}
+
+/* --- Other near branches ----------------------------------------------------------------------------------------- */
 
 /*
  * A branch to S0, which must be canonical: to one that is not the branch itself faults, before it has done anything.
@@ -175,7 +277,6 @@ static void emit_counted(struct tr *t, const struct insn *i, bool loop)
 bool tr_branch(struct tr *t, const struct insn *i)
 {
 	const struct sem *sem = insn_rows[i->row].sem;
-	struct emit *e = t->e;
 	bool counted = sem == &sem_loop || sem == &sem_jrcxz;
 
 	if (i->opsize != t->word || !tr_can_address(t, i) || (counted && i->addrsize == 2) ||
@@ -189,24 +290,15 @@ bool tr_branch(struct tr *t, const struct insn *i)
 	if (sem == &sem_jmp_j) {
 		tr_emit_goto(t, branch_target(t, i));
 	} else if (sem == &sem_call_j) {
-		emit_push_return(t, i);
-		tr_emit_goto(t, branch_target(t, i));
+		emit_call_place(t, i, branch_target(t, i));
 	} else if (sem == &sem_ret) {
-		struct slow_path *s = tr_emit_stack(t, i, 0, ACC_READ);
-		emit_rm_disp(e, tr_w(t), 0x8b, S0, S0, t->disp);
-		tr_emit_canonical(t, i);
-		tr_emit_rsp_add(t, t->word + (s32)(i->opcode == 0xc2 ? i->imm & 0xffff : 0));
-		tr_emit_lookup(t);
-		tr_slow_done(t, s);
+		emit_ret(t, i);
 	} else if (sem == &sem_jmp_e) {
 		emit_target(t, i);
 		tr_emit_lookup(t);
 	} else if (sem == &sem_call_e) {
 		emit_target(t, i);
-		emit_store_abs(e, S0, &t->j->target);
-		emit_push_return(t, i);
-		emit_load_abs(e, S0, &t->j->target);
-		tr_emit_lookup(t);
+		emit_call_target(t, i);
 	} else {
 		return false;
 	}
