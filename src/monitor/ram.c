@@ -2,28 +2,22 @@
 
 #include <errno.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
-#include "host/huge_file.h"
 #include "monitor/platform.h"
 
-/* Maps one range so that guest and host huge pages fall together: of @file at @offset, or without a file. */
-static int map_range(struct guest_ram *ram, u64 gpa, u64 size, int file, u64 offset)
+#define HUGE_PAGE (2ull << 20)
+
+/* Maps one range so that guest and host huge pages fall together. */
+static int map_range(struct guest_ram *ram, u64 gpa, u64 size)
 {
-	u8 *area = mmap(NULL, size + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	u8 *area = mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE, flags, -1, 0);
 
 	if (area == MAP_FAILED)
 		return -errno;
 
 	u8 *host = (u8 *)ALIGN_UP((uintptr_t)area, HUGE_PAGE);
-	int flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE | (file < 0 ? MAP_ANONYMOUS : 0);
 
-	if (mmap(host, size, PROT_READ | PROT_WRITE, flags, file, (off_t)offset) == MAP_FAILED) {
-		int error = errno;
-
-		munmap(area, size + HUGE_PAGE);
-		return -error;
-	}
 	if (host > area)
 		munmap(area, (size_t)(host - area));
 	munmap(host + size, (size_t)(area + HUGE_PAGE - host));
@@ -36,15 +30,12 @@ static int map_range(struct guest_ram *ram, u64 gpa, u64 size, int file, u64 off
 int ram_map(struct guest_ram *ram, u64 size)
 {
 	u64 low = MIN(size, PLATFORM_RAM_LOW_MAX);
-	int file = huge_file_open(size);
 
 	*ram = (struct guest_ram){0};
-	int rc = map_range(ram, 0, low, file, 0);
+	int rc = map_range(ram, 0, low);
 
 	if (rc == 0 && size > low)
-		rc = map_range(ram, PLATFORM_RAM_HIGH_BASE, size - low, file, low);
-	if (file >= 0)
-		close(file);
+		rc = map_range(ram, PLATFORM_RAM_HIGH_BASE, size - low);
 	if (rc < 0)
 		ram_unmap(ram);
 	return rc;

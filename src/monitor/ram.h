@@ -1,4 +1,4 @@
-/* Guest RAM: shared memory, so that its pages can be mapped twice. It costs nothing until the guest touches it. */
+/* Guest RAM: anonymous memory that costs nothing until the guest touches it. */
 #ifndef MONITOR_RAM_H
 #define MONITOR_RAM_H
 

@@ -74,20 +74,14 @@ class Machine:
 			rows.append((match[2], match[3], int(match[4])))
 
 	def resident_kib_beyond_ram(self):
-		"""Of all but the guest's RAM: the one mapping of its size, and what else maps the same file. Other pages
-		mapped twice count once."""
-		mappings = []
+		"""Of all but the guest's RAM, which is the one mapping of its size. Pages mapped twice count once."""
+		size = total = 0
 		for line in open(f"/proc/{self.process.pid}/smaps"):
-			key, *values = line.split()
-			if not key.endswith(":"):
-				file = values[2:4] if values[3] != "0" else None
-			elif key == "Size:":
-				size = int(values[0])
-			elif key == "Pss:":
-				mappings.append((size, file, int(values[0])))
-		ram = [file for size, file, _ in mappings if size == MEMORY_MIB * 1024]
-		return sum(pss for size, file, pss in mappings
-			   if size != MEMORY_MIB * 1024 and not (file and file in ram))
+			if line.startswith("Size:"):
+				size = int(line.split()[1])
+			elif line.startswith("Pss:") and size != MEMORY_MIB * 1024:
+				total += int(line.split()[1])
+		return total
 
 	def cpu_seconds(self):
 		fields = open(f"/proc/{self.process.pid}/stat").read().rsplit(") ", 1)[1].split()
