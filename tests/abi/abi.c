@@ -36,7 +36,7 @@ void abi_create_vm(struct abi_vm *m, enum abi_irqchip irqchip)
 	assert_true(m->sys >= 0);
 	m->vm = (int)ioc_ok(m->sys, KVM_CREATE_VM, 0);
 	m->run_size = (size_t)ioc_ok(m->sys, KVM_GET_VCPU_MMAP_SIZE, 0);
-	m->mem = mmap(NULL, ABI_MEM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	m->mem = mmap(NULL, ABI_MEM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	assert_ptr_not_equal(m->mem, MAP_FAILED);
 	ioc_ok(m->vm, KVM_SET_TSS_ADDR, 0xfffbd000);
 	if (irqchip == ABI_IRQCHIP)

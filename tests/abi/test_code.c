@@ -88,7 +88,7 @@ GUEST_CODE(64, in_slot, "1: movl $100, %ecx\n2: call *%rbx; decl %ecx; jnz 2b; o
 
 static u8 *page_with(u32 v)
 {
-	u8 *p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	u8 *p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	assert_ptr_not_equal(p, MAP_FAILED);
 	put_function(p, v);

@@ -47,7 +47,7 @@ static inline void require(bool promise)
 /* @size bytes between inaccessible pages, for guarded_free(). */
 static inline u8 *guarded(size_t size, int prot)
 {
-	u8 *area = mmap(NULL, size + 2 * GUARD, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	u8 *area = mmap(NULL, size + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	require(area != MAP_FAILED && mprotect(area + GUARD, size, prot) == 0);
 	return area + GUARD;

@@ -250,7 +250,7 @@ static int machine_create(struct machine *m, const char *image)
 
 	if (sys < 0)
 		return sys;
-	unsigned char *ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	unsigned char *ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (ram == MAP_FAILED)
 		return -errno;
 	int r = load_image(image, ram);
