@@ -128,15 +128,19 @@ static inline void emit_rm_disp(struct emit *e, unsigned w, unsigned op, unsigne
 		emit32(e, (u32)disp);
 }
 
-/* lea reg, [base + index << scale + disp32]; @w 0 cuts to 32 bits. */
+/* lea reg, [base + index << scale + disp]; @w 0 cuts to 32 bits. Without a displacement it takes a cycle less. */
 static inline void emit_lea_sib(struct emit *e, unsigned w, unsigned reg, unsigned base, unsigned index, unsigned scale,
 				s32 disp)
 {
 	emit8(e, 0x40 | w << 3 | reg >> 3 << 2 | index >> 3 << 1 | base >> 3);
 	emit8(e, 0x8d);
-	emit8(e, 0x84 | (reg & 7) << 3);
+	unsigned bytes = disp == 0 && (base & 7) != H_RBP ? 0 : disp == (s8)disp ? 1 : 4;
+	emit8(e, (bytes == 0 ? 0x04 : bytes == 1 ? 0x44 : 0x84) | (reg & 7) << 3);
 	emit8(e, scale << 6 | (index & 7) << 3 | (base & 7));
-	emit32(e, (u32)disp);
+	if (bytes == 1)
+		emit8(e, (u8)disp);
+	else if (bytes)
+		emit32(e, (u32)disp);
 }
 
 /* lea reg, [index << scale + disp32] */

@@ -173,6 +173,8 @@ void tr_emit_rip(struct tr *t, unsigned to, jit_place place);
 /* The effective address plus @more into @to. Leaves flags alone, uses S1. */
 void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to);
 void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to);
+/* LEA of 4 or 8 bytes. */
+void tr_lea(struct tr *t, const struct insn *i);
 /*
  * From a linear address in S0, whose bits @align must be clear, to the host's; or of the memory operand of @i. Flags
  * must be in their slot.

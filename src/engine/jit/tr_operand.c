@@ -75,10 +75,11 @@ void tr_emit_rip(struct tr *t, unsigned to, jit_place place)
 	}
 }
 
-void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to)
+/* @w: all of it, not only the lower half. */
+static void emit_ea(struct tr *t, const struct insn *i, s64 more, unsigned to, unsigned w)
 {
 	struct emit *e = t->e;
-	unsigned w = i->addrsize == 8, base = NO_REG, index = NO_REG;
+	unsigned base = NO_REG, index = NO_REG;
 	s32 disp = (s32)(i->disp + more);
 
 	t->s0 = to == S0 ? 0 : t->s0;
@@ -110,9 +111,30 @@ void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to)
 	}
 }
 
+void tr_emit_ea_plus(struct tr *t, const struct insn *i, s64 more, unsigned to)
+{
+	emit_ea(t, i, more, to, i->addrsize == 8);
+}
+
 void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to)
 {
 	tr_emit_ea_plus(t, i, 0, to);
+}
+
+void tr_lea(struct tr *t, const struct insn *i)
+{
+	unsigned to = jit_in_memory(i->reg) ? S0 : jit_host_of(i->reg);
+	/* A base is loaded into the destination, which may be the index too: S0 instead. */
+	bool loads = (i->base < 16 && jit_in_memory(i->base)) || (i->index < 16 && jit_in_memory(i->index));
+	unsigned w = i->addrsize == 8 && i->opsize == 8;
+
+	tr_keep_s0(t);
+
+	emit_ea(t, i, 0, loads ? S0 : to, w);
+	if (to != S0 && loads)
+		emit_mov_rr(t->e, to, S0);
+	if (to == S0)
+		emit_store_abs(t->e, S0, &t->j->cpu->gpr[i->reg]);
 }
 
 /* Bits of the linear address that must be clear. */

@@ -185,21 +185,6 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	return true;
 }
 
-static void tr_lea(struct tr *t, const struct insn *i)
-{
-	unsigned to = jit_in_memory(i->reg) ? S0 : jit_host_of(i->reg);
-
-	/* A base is loaded into the destination, which may be the index too: S0 instead. */
-	bool loads = (i->base < 16 && jit_in_memory(i->base)) || (i->index < 16 && jit_in_memory(i->index));
-	tr_emit_ea(t, i, loads || i->opsize == 4 ? S0 : to);
-	if (i->opsize == 4)
-		emit_rr(t->e, 0, 0x8b, to, S0);
-	else if (to != S0 && loads)
-		emit_mov_rr(t->e, to, S0);
-	if (to == S0)
-		emit_store_abs(t->e, S0, &t->j->cpu->gpr[i->reg]);
-}
-
 /* Returns how many instructions were translated. */
 static unsigned tr_insn(struct tr *t, unsigned n)
 {
