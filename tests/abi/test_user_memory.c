@@ -82,6 +82,13 @@ static void code_elsewhere(struct abi_vm *m, const u8 *code, const u8 *end)
 	table(m, 0x32000)[(USER >> 12 & 511) + CODE_PAGE] = CODE_GPA | 7;
 }
 
+/* In each test: cmocka has signal handlers of its own around it, and the library's have to come after those. */
+static struct abi_vm *set_up(void **state)
+{
+	abi_setup(state);
+	return *state;
+}
+
 static void set_rbx(struct abi_vm *m, u64 v)
 {
 	struct kvm_regs regs = abi_regs(m);
@@ -127,7 +134,7 @@ static void use_sse(struct abi_vm *m)
 static void test_dirty_log(void **state)
 {
 	static const u64 sets[] = {0x7fff, 0, 1, 1, 0x7fff, 0x4000, 0, 0x2aaa, 0x5555, 0x10, 0x20, 0x40, 0x80, 0x80, 0};
-	struct abi_vm *m = *state;
+	struct abi_vm *m = set_up(state);
 	u8 *p = map_pages(NULL);
 
 	START(m, p, KVM_MEM_LOG_DIRTY_PAGES, dirty);
@@ -156,6 +163,7 @@ static void test_dirty_log(void **state)
 		assert_int_equal(get_log(m), 0x1234);
 	}
 	munmap(p, SIZE);
+	abi_teardown(state);
 }
 
 static void *run_thread(void *arg)
@@ -173,7 +181,7 @@ GUEST_CODE(64, counting, "1: incq (%r12); testl $15, (%r12); jnz 2f; incq 0x3000
 /* While the program runs: what is written after the log was taken is in the next one. */
 static void test_log_while_running(void **state)
 {
-	struct abi_vm *m = *state;
+	struct abi_vm *m = set_up(state);
 	u8 *p = map_pages(NULL);
 	volatile u64 *count = (u64 *)p, *seldom = (u64 *)(p + 0x3000);
 	pthread_t t;
@@ -196,6 +204,7 @@ static void test_log_while_running(void **state)
 	pthread_join(t, &r);
 	assert_int_equal((long)r, KVM_EXIT_IO);
 	munmap(p, SIZE);
+	abi_teardown(state);
 }
 
 /* --- Slots ------------------------------------------------------------------------------------------------------- */
@@ -205,7 +214,7 @@ GUEST_CODE(64, reading, "1: movl $50, %ecx\n2: movl (%r12,%rbx), %eax; decl %ecx
 
 static void test_slots(void **state)
 {
-	struct abi_vm *m = *state;
+	struct abi_vm *m = set_up(state);
 	u8 *a = map_pages(NULL), *b = map_pages(NULL);
 
 	START(m, a, 0, reading);
@@ -236,6 +245,7 @@ static void test_slots(void **state)
 	}
 	munmap(a, SIZE);
 	munmap(b, SIZE);
+	abi_teardown(state);
 }
 
 GUEST_CODE(64, writing, "1: movl $20, %ecx\n2: movl (%r12,%rbx), %eax; movl %ecx, 4(%r12,%rbx); decl %ecx; jnz 2b\n"
@@ -244,7 +254,7 @@ GUEST_CODE(64, writing, "1: movl $20, %ecx\n2: movl (%r12,%rbx), %eax; movl %ecx
 /* A slot that becomes read-only, and writable again. */
 static void test_readonly(void **state)
 {
-	struct abi_vm *m = *state;
+	struct abi_vm *m = set_up(state);
 	u8 *p = map_pages(NULL);
 
 	START(m, p, 0, writing);
@@ -269,6 +279,7 @@ static void test_readonly(void **state)
 		assert_int_equal(abi_set_memory(m, 1, 0, GPA, SIZE, p), 0);
 	}
 	munmap(p, SIZE);
+	abi_teardown(state);
 }
 
 /* --- The client's stores ------------------------------------------------------------------------------------------ */
@@ -287,7 +298,7 @@ static void put_function(u8 *at, u32 v)
 
 static void test_client_stores(void **state)
 {
-	struct abi_vm *m = *state;
+	struct abi_vm *m = set_up(state);
 	u8 *p = map_pages(NULL);
 	u8 *immediate = p + CODE_PAGE * PAGE_SIZE + (looking_end - looking) - 2;
 	struct kvm_sregs s;
@@ -308,6 +319,7 @@ static void test_client_stores(void **state)
 		assert_int_equal(abi_run_to_out(m, 0x10), 39000 + 39 + 2 * n);
 	}
 	munmap(p, SIZE);
+	abi_teardown(state);
 }
 
 /* Both store and look while the other does. */
@@ -316,7 +328,7 @@ GUEST_CODE(64, answering, "1: movl (%r12), %eax; cmpl %eax, 0x1000(%r12); je 1b;
 
 static void test_while_running(void **state)
 {
-	struct abi_vm *m = *state;
+	struct abi_vm *m = set_up(state);
 	u8 *p = map_pages(NULL);
 	pthread_t t;
 	void *r;
@@ -334,12 +346,13 @@ static void test_while_running(void **state)
 	pthread_join(t, &r);
 	assert_int_equal((long)r, KVM_EXIT_IO);
 	munmap(p, SIZE);
+	abi_teardown(state);
 }
 
 /* Other memory at the slot's address in the client: the program has that. */
 static void test_other_memory(void **state)
 {
-	struct abi_vm *m = *state;
+	struct abi_vm *m = set_up(state);
 	u8 *p = map_pages(NULL);
 
 	START(m, p, 0, reading);
@@ -358,6 +371,7 @@ static void test_other_memory(void **state)
 		assert_int_equal(abi_run_to_out(m, 0x10), 100 + n);
 	}
 	munmap(p, SIZE);
+	abi_teardown(state);
 }
 
 /* --- Memory that is not there -------------------------------------------------------------------------------------- */
@@ -384,9 +398,7 @@ static void expect_no_memory(struct abi_vm *m)
 static void test_no_memory(void **state)
 {
 	static const int rights[] = {PROT_NONE, PROT_READ};
-	/* cmocka has signal handlers of its own around each test: the library's come after those. */
-	abi_setup(state);
-	struct abi_vm *m = *state;
+	struct abi_vm *m = set_up(state);
 	u8 *p = map_pages(NULL);
 
 	for (unsigned n = 0; n < ARRAY_SIZE(rights); n++) {
@@ -411,10 +423,10 @@ static void test_no_memory(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, abi_setup, abi_teardown)
+#define T(f) cmocka_unit_test(f)
 	const struct CMUnitTest tests[] = {
 		T(test_dirty_log), T(test_log_while_running), T(test_slots), T(test_readonly), T(test_client_stores),
-		T(test_while_running), T(test_other_memory), cmocka_unit_test(test_no_memory),
+		T(test_while_running), T(test_other_memory), T(test_no_memory),
 	};
 	int failed;
 
