@@ -372,7 +372,7 @@ static void test_aliases(void)
 			user_reads(c, la, n);
 			user_reads(c, alias, n);
 			user_writes(c, alias, n * n);
-			same("the kernel's view", frame[0], n * n);
+			same("read by the kernel", frame[0], n * n);
 			user_reads(c, near, n * n);
 			*(volatile u64 *)la = n + 7;
 			user_reads(c, alias, n + 7);

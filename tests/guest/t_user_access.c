@@ -1,6 +1,6 @@
 /*
  * What user code does to memory, wherever code, data and stack lie: every kind of access in loops, compared with the
- * same code run in ring 0 on the identity map. Faults: t_view_faults.c.
+ * same code run in ring 0 on the identity map. Faults: t_user_faults.c.
  */
 #include "user64.h"
 
