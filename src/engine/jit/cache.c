@@ -189,10 +189,10 @@ void jit_insert(struct jit *j, struct jit_block *b)
 
 void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to)
 {
-	u8 *saved = l->jump + l->saved;
+	u8 *jump = j->rw + l->jump, *saved = jump + l->saved;
 
-	l->to = to;
-	emit_patch(l->jump, l->jump + l->stub);
+	l->to = low_ref(to);
+	emit_patch(jump, jump + l->stub);
 	if (l->saved)
 		emit_patch(saved, saved + 4);
 	if (!to)
@@ -201,17 +201,18 @@ void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to)
 		j->far_to[j->nr_far] = to;
 	j->nr_far += l->far && j->nr_far <= JIT_FAR_MAX;
 	l->next = to->incoming;
-	to->incoming = l;
-	emit_patch(l->saved && to->flags_live ? saved : l->jump,
+	to->incoming = low_ref(l);
+	emit_patch(l->saved && to->flags_live ? saved : jump,
 		   (u8 *)(to->entry - (u64)j->e.rx) + (l->back ? 0 : to->poll));
 }
 
 /* All the far links to @b. */
 static void unlink_far_to(struct jit *j, struct jit_block *b)
 {
-	struct jit_link **at = &b->incoming, *l;
+	struct jit_link *l;
+	u32 *at = &b->incoming;
 
-	while ((l = *at)) {
+	while ((l = low_at(*at))) {
 		if (l->far) {
 			*at = l->next;
 			jit_link_set(j, l, NULL);
@@ -249,10 +250,10 @@ void jit_block_kill(struct jit *j, struct jit_block *b)
 	unchain(&j->page[hash_page(b->code)], b, true);
 	if (!mark_of(j, b->code))
 		unmark_page(j, &j->mark[b->mark]);
-	for (struct jit_link *l = b->incoming; l; l = l->next)
-		if (l->to == b)
+	for (struct jit_link *l = low_at(b->incoming); l; l = low_at(l->next))
+		if (low_at(l->to) == b)
 			jit_link_set(j, l, NULL);
-	b->incoming = NULL;
+	b->incoming = 0;
 	struct jump_entry *shared = &j->shared[jit_shared_index(b->code)];
 	if (shared->code == b->entry)
 		*shared = (struct jump_entry){0};

@@ -146,7 +146,7 @@ static const struct insn *insn_at(struct jit *j, const struct jit_site *site)
 /* It is what was translated. */
 static bool is_translated(const struct jit_site *site, const struct insn *i)
 {
-	const struct jit_block *b = site->block;
+	const struct jit_block *b = low_at(site->block);
 	u64 at = site->place - (b->fixed ? b->rip : b->rip & ~PAGE_MASK);
 
 	return at + i->len <= b->len && !memcmp(b->bytes + at, i->bytes, i->len);
@@ -392,7 +392,7 @@ struct jit_link *jit_block_run(struct jit *j, const struct jit_block *b)
 	if (j->exit_code <= 1)
 		return NULL;
 	struct jit_link *link = (struct jit_link *)j->exit_code;
-	j->cpu->rip = jit_rip(j, link->from, link->place);
+	j->cpu->rip = jit_link_rip(j, link);
 	j->no_windows = link->no_windows;
 	return link;
 }
@@ -437,7 +437,7 @@ static enum exit_reason jit_blocks(struct cpu *c)
 			link = NULL;
 			continue;
 		}
-		if (link && jit_rip(j, link->from, link->place) == c->rip && !link->from->dead && !link->to) {
+		if (link && jit_link_rip(j, link) == c->rip && !link->to && !jit_link_from(link)->dead) {
 			jit_link_set(j, link, b);
 			j->stat.links++;
 		}

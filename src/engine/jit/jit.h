@@ -15,6 +15,7 @@
 #ifndef ENGINE_JIT_JIT_H
 #define ENGINE_JIT_JIT_H
 
+#include "base/low.h"
 #include "cpu/insn.h"
 #include "engine/interp/block.h"
 #include "engine/jit/emit.h"
@@ -57,15 +58,15 @@ typedef u64 jit_place;
 /* A guest instruction that generated code may leave in the middle of, and the access that it may leave for. */
 struct jit_site {
 	jit_place place;
-	struct jit_block *block;
+	u32 block;        /* low_ref() */
 	u16 first, span;  /* a check for several accesses: where among them this one is, and their bytes */
 	u8 span_acc;
 	u8 size, seg, acc, align;
 	u8 need;          /* VEC_* that must be clear */
-	bool masked;      /* a mask selects what is accessed: only C may look at the rest's pages */
-	bool leave;       /* once C has executed the instruction: the block is not whole behind it */
-	bool fixed, is_32; /* what the block, which is far away in the host's memory, says */
-	bool kept;        /* the instruction is here; else it is decoded when it comes to that */
+	bool masked : 1;  /* a mask selects what is accessed: only C may look at the rest's pages */
+	bool leave : 1;   /* once C has executed the instruction: the block is not whole behind it */
+	bool fixed : 1, is_32 : 1; /* what the block, which is far away in the host's memory, says */
+	bool kept : 1;    /* the instruction is here; else it is decoded when it comes to that */
 	struct insn insn[];
 };
 
@@ -75,9 +76,9 @@ struct jit_site {
  */
 struct jit_link {
 	jit_place place;
-	u8 *jump;              /* its rel32, in the writable mapping */
-	struct jit_block *from, *to;
-	struct jit_link *next; /* of those that lead to @to */
+	u32 jump;              /* its rel32: bytes from jit.rw */
+	u32 from, to;          /* the blocks: low_ref() */
+	u32 next;              /* of those that lead to @to: likewise */
 	u16 stub;              /* distance to where it leads while there is no target */
 	u16 saved;             /* or 0: to the rel32 of the jump behind the code in the stub that saves the flags */
 	bool back;             /* may close a loop: the target polls for requests */
@@ -103,7 +104,7 @@ struct jit_block {
 	u16 *offset;           /* of each instruction's code from @entry */
 	struct jit_block *older;     /* made before this one */
 	struct jit_block *page_next; /* of the blocks that begin in the same page */
-	struct jit_link *incoming;
+	u32 incoming;          /* a link, or 0: low_ref() */
 	u32 mark;              /* of its page, in jit.mark; 0: none */
 	u16 flags_live;        /* arithmetic flags at its entry that it reads or leaves as they are */
 	u64 host_flags;        /* a bit each instruction: the host's register has the flags at its access */
@@ -345,6 +346,16 @@ static inline u64 jit_cut(const struct jit_block *b, u64 rip)
 static inline u64 jit_rip(const struct jit *j, const struct jit_block *b, jit_place place)
 {
 	return b->fixed ? place : j->page_rip + place;
+}
+
+static inline const struct jit_block *jit_link_from(const struct jit_link *l)
+{
+	return low_at(l->from);
+}
+
+static inline u64 jit_link_rip(const struct jit *j, const struct jit_link *l)
+{
+	return jit_rip(j, jit_link_from(l), l->place);
 }
 
 /* The same of a site's block. */

@@ -303,6 +303,12 @@ static inline bool tr_is_jcc(const struct insn *i)
 	return (tr_facts[i->row].is & ROW_JCC) && i->opsize >= 4 && !block_faults_at(i);
 }
 
+/*
+ * The jump whose rel32 is @jump leads to @place when there is a block, and until then to the code that is emitted next.
+ * NULL with t->full: no memory.
+ */
+struct jit_link *tr_new_link(struct tr *t, u8 *jump, jit_place place);
+
 bool tr_near_target_plain(const struct tr *t, const struct insn *i);
 void tr_jcc(struct tr *t, unsigned n, const struct insn *i);
 /* S0 is canonical, as with 48 bits of linear address, or else C executes @i. */

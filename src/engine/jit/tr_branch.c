@@ -11,21 +11,32 @@ void tr_emit_lookup(struct tr *t)
 	jit_emit_jump(t->j, tr_is_user(t));
 }
 
+struct jit_link *tr_new_link(struct tr *t, u8 *jump, jit_place place)
+{
+	struct jit_link *l = jit_data(t->j, sizeof(*l));
+
+	if (!l) {
+		t->full = true;
+		return NULL;
+	}
+	*l = (struct jit_link){.place = place, .jump = (u32)(jump - t->j->rw), .stub = (u16)(t->e->p - jump),
+			       .from = low_ref(t->b)};
+	emit_patch(jump, t->e->p);
+	return l;
+}
+
 /*
  * To @place: through a link that is patched when its target exists. With the flags @in_host they are
  * saved on the way, unless the target is a block that reads none.
  */
 static void emit_link(struct tr *t, u8 *jump, jit_place place, bool in_host)
 {
-	struct jit_link *l = jit_data(t->j, sizeof(*l));
+	struct jit_link *l = tr_new_link(t, jump, place);
 
-	if (!l) {
-		t->full = true;
+	if (!l)
 		return;
-	}
-	*l = (struct jit_link){.place = place, .jump = jump, .stub = (u16)(t->e->p - jump), .from = t->b,
-			       .back = place <= t->place, .far = !same_page(t, place)};
-	emit_patch(jump, t->e->p);
+	l->back = place <= t->place;
+	l->far = !same_page(t, place);
 	if (in_host) {
 		tr_emit_save_flags(t);
 		l->saved = (u16)(emit_jmp_later(t->e) - jump);

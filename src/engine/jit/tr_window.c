@@ -328,15 +328,11 @@ void tr_emit_window_use(struct tr *t, enum access_at at)
 void tr_emit_window_miss(struct tr *t, struct slow_path *s)
 {
 	struct emit *e = t->e;
-	struct jit_link *l = jit_data(t->j, sizeof(*l));
+	struct jit_link *l = s->site ? tr_new_link(t, s->from, s->site->place) : NULL;
 
-	if (!l || !s->site) {
-		t->full = true;
+	if (!l)
 		return;
-	}
-	*l = (struct jit_link){.place = s->site->place, .jump = s->from, .stub = (u16)(e->p - s->from), .from = t->b,
-			       .no_windows = true};
-	emit_patch(s->from, e->p);
+	l->no_windows = true;
 	if (s->misaligned)
 		emit_patch(s->misaligned, e->p);
 	tr_emit_slow_call(t, s);

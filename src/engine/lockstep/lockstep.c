@@ -330,8 +330,8 @@ static void link_to(struct lockstep *l, struct jit *j, struct jit_block *b)
 {
 	struct jit_link *k = l->link;
 
-	if (k && jit_rip(j, k->from, k->place) == j->cpu->rip && !k->from->dead && !k->to && rank(k->from) < rank(b) &&
-	    !clock_reads(b))
+	if (k && jit_link_rip(j, k) == j->cpu->rip && !jit_link_from(k)->dead && !k->to &&
+	    rank(jit_link_from(k)) < rank(b) && !clock_reads(b))
 		jit_link_set(j, k, b);
 	l->link = NULL;
 }
