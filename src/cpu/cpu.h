@@ -207,7 +207,7 @@ struct cpu_exit {
  * else one that no access to this entry can have. The write tag is set only when the page's dirty bit (and dirty log)
  * is already set.
  */
-#define TLB_BITS 13
+#define TLB_BITS 15
 #define TLB_SIZE (1u << TLB_BITS)
 
 struct tlb_entry {
@@ -228,12 +228,13 @@ enum mmu_index {
 #define TLB_JOURNAL 1024
 
 /*
- * Entries that have lost an exec tag for want of room since cpu->exec_gen[] changed, by half of the address space: user
- * pages come and go in the entries of kernel code.
+ * Entries that have lost an exec tag for want of room since cpu->exec_gen[] changed, modulo TLB_GONE, by half of the
+ * address space: user pages come and go in the entries of kernel code.
  */
+#define TLB_GONE 8192u
 struct tlb_gone {
 	bool any;
-	u8 bit[2][TLB_SIZE / 8];
+	u8 bit[2][TLB_GONE / 8];
 };
 
 /* Non-global translations of a PCID that is not in use, until CR3 comes back to it. */
@@ -242,7 +243,7 @@ struct tlb_space {
 	u64 exec_gen;  /* cpu->exec_gen[0] of this address space; 0: nothing is kept here */
 	u64 write_gen; /* tlb.write_gen when the entries were saved */
 	u16 nr;
-	u16 at[TLB_JOURNAL]; /* as in the journal */
+	u32 at[TLB_JOURNAL]; /* as in the journal */
 	struct tlb_entry e[TLB_JOURNAL];
 	struct tlb_gone exec_gone;
 };
@@ -255,7 +256,7 @@ struct tlb {
 	struct tlb_entry e[NR_MMU_INDEX][TLB_SIZE];
 	u64 touched[NR_MMU_INDEX]; /* bit per TLB_SIZE / 64 entries: one has been filled since the last full flush */
 	u16 journal_n; /* > TLB_JOURNAL: overflowed, sweep all that is touched */
-	u16 journal[TLB_JOURNAL]; /* mmu_index << TLB_BITS | entry */
+	u32 journal[TLB_JOURNAL]; /* mmu_index << TLB_BITS | entry */
 	u8 noted[NR_MMU_INDEX][TLB_SIZE / 8];  /* entries in the journal */
 	u8 global[NR_MMU_INDEX][TLB_SIZE / 8]; /* entries from pages with PTE.G */
 	/* Larger pages that were seen, which INVLPG must drop whole, by hashes of the address: see tlb.c. */
@@ -266,9 +267,9 @@ struct tlb {
 	bool exec_local;  /* the supervisor has had exec tags of non-global pages since the last flush */
 	bool exec_shared; /* the user has had exec tags of global pages since the last full flush */
 	u64 write_gen;    /* counts tlb_drop_writes() */
-	u16 writer[1u << 13]; /* by a hash of the host page: whose write tag is set, see tlb.c */
+	u32 writer[1u << 13]; /* by a hash of the host page: whose write tag is set, see tlb.c */
 	struct tlb_space space[TLB_SPACES];
-	u16 victim_at[TLB_VICTIMS]; /* as in the journal */
+	u32 victim_at[TLB_VICTIMS]; /* as in the journal */
 	bool victim_global[TLB_VICTIMS];
 	struct tlb_entry victim[TLB_VICTIMS];
 	u8 nr_victims, victim_next; /* those from victim_next on are the oldest */

@@ -22,7 +22,7 @@ static void tell(struct cpu *c)
 }
 
 /* An entry as the journal names it. */
-#define ID(idx, i) ((u16)((idx) << TLB_BITS | (i)))
+#define ID(idx, i) ((u32)((idx) << TLB_BITS | (i)))
 #define ID_IDX(id) ((unsigned)(id) >> TLB_BITS)
 #define ID_I(id) ((unsigned)(id) & (TLB_SIZE - 1))
 
@@ -102,7 +102,7 @@ static void exec_gone(struct tlb *tlb, unsigned idx, unsigned i)
 	if (tag == tag_none(i))
 		return;
 	g->any = true;
-	bit_set(g->bit[tag >> 63], i, true);
+	bit_set(g->bit[tag >> 63], i % TLB_GONE, true);
 }
 
 /* --- Who writes to a host page ----------------------------------------------------------------------------------- */
@@ -111,37 +111,37 @@ static void exec_gone(struct tlb *tlb, unsigned idx, unsigned i)
  * tlb.writer: 1 + the entry that has the write tag of a page with this hash, if it still has one; MANY: there may be
  * several. So to find the write tags of a page rarely needs a look at all entries.
  */
-#define WRITER_MANY 0xffff
+#define WRITER_MANY 0xffffffffu
 _Static_assert(NR_MMU_INDEX << TLB_BITS < WRITER_MANY, "the number of an entry and one more");
 
-static u16 *writer_of(struct tlb *tlb, u64 host)
+static u32 *writer_of(struct tlb *tlb, u64 host)
 {
 	u64 page = host >> PAGE_SHIFT;
 	return &tlb->writer[(page ^ page >> 13) % ARRAY_SIZE(tlb->writer)];
 }
 
-static struct tlb_entry *entry_of(struct tlb *tlb, u16 id)
+static struct tlb_entry *entry_of(struct tlb *tlb, u32 id)
 {
 	return &tlb->e[ID_IDX(id)][ID_I(id)];
 }
 
-static void writer_note(struct tlb *tlb, u16 id)
+static void writer_note(struct tlb *tlb, u32 id)
 {
-	u16 *w = writer_of(tlb, entry_of(tlb, id)->host);
+	u32 *w = writer_of(tlb, entry_of(tlb, id)->host);
 
 	if (*w == id + 1 || *w == WRITER_MANY)
 		return;
 	if (*w) {
-		const struct tlb_entry *other = entry_of(tlb, (u16)(*w - 1));
+		const struct tlb_entry *other = entry_of(tlb, *w - 1);
 		if (other->tag_w != tag_none(ID_I(*w - 1)) && writer_of(tlb, other->host) == w) {
 			*w = WRITER_MANY;
 			return;
 		}
 	}
-	*w = (u16)(id + 1);
+	*w = id + 1;
 }
 
-static void drop_write(struct tlb *tlb, u16 id, u64 host)
+static void drop_write(struct tlb *tlb, u32 id, u64 host)
 {
 	struct tlb_entry *e = entry_of(tlb, id);
 
@@ -153,13 +153,13 @@ void tlb_drop_writes(struct cpu *c, const u8 *host)
 {
 	struct tlb *tlb = c->tlbs;
 	u64 page = (u64)host & PAGE_MASK;
-	u16 *w = writer_of(tlb, page);
+	u32 *w = writer_of(tlb, page);
 
 	tlb->write_gen++;
 	tlb->nr_victims = 0;
 	if (*w != WRITER_MANY) {
 		if (*w)
-			drop_write(tlb, (u16)(*w - 1), page);
+			drop_write(tlb, *w - 1, page);
 		return;
 	}
 	*w = 0;
@@ -212,7 +212,7 @@ static struct tlb_space *space_new(struct tlb *tlb)
 static void journal_empty(struct tlb *tlb, struct tlb_space *s)
 {
 	for (unsigned n = 0; n < MIN(tlb->journal_n, TLB_JOURNAL); n++) {
-		u16 id = tlb->journal[n];
+		u32 id = tlb->journal[n];
 		unsigned idx = ID_IDX(id), i = ID_I(id);
 		struct tlb_entry *e = &tlb->e[idx][i];
 
@@ -431,7 +431,7 @@ void tlb_flush_page(struct cpu *c, u64 la)
 	tell(c);
 	victims_clear_page(tlb, mask, base);
 	for (unsigned class = 0; class < 2; class++)
-		exec[class] = any_bit(tlb->exec_gone[class].bit[la >> 63], first, nr);
+		exec[class] = any_bit(tlb->exec_gone[class].bit[la >> 63], first % TLB_GONE, MIN(nr, TLB_GONE));
 	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
 		for (unsigned i = first; i < first + nr; i++) {
 			struct tlb_entry *e = &tlb->e[idx][i];
