@@ -22,9 +22,38 @@ static inline u64 emit_here(const struct emit *e)
 	return (u64)e->p + (u64)e->rx;
 }
 
+/* Bytes at @p: what comes behind them. Whole instructions are put together so, e->p changes once for each. */
+static inline u8 *put8(u8 *p, unsigned b)
+{
+	*p = (u8)b;
+	return p + 1;
+}
+
+static inline u8 *put32(u8 *p, u64 v)
+{
+	u32 x = (u32)v;
+	memcpy(p, &x, 4);
+	return p + 4;
+}
+
+/* REX for a register in ModRM.reg and one in ModRM.rm (or base); nothing when it would be empty. */
+static inline u8 *put_rex(u8 *p, unsigned w, unsigned reg, unsigned rm)
+{
+	unsigned rex = w << 3 | reg >> 3 << 2 | rm >> 3;
+
+	*p = (u8)(0x40 | rex);
+	return p + (rex != 0);
+}
+
+/* ModRM and SIB of [abs32]. */
+static inline u8 *put_modrm_abs(u8 *p, unsigned reg, const volatile void *at)
+{
+	return put32(put8(put8(p, 0x04 | (reg & 7) << 3), 0x25), (u64)at);
+}
+
 static inline void emit8(struct emit *e, unsigned b)
 {
-	*e->p++ = (u8)b;
+	e->p = put8(e->p, b);
 }
 
 static inline void emit16(struct emit *e, unsigned v)
@@ -36,9 +65,7 @@ static inline void emit16(struct emit *e, unsigned v)
 
 static inline void emit32(struct emit *e, u64 v)
 {
-	u32 x = (u32)v;
-	memcpy(e->p, &x, 4);
-	e->p += 4;
+	e->p = put32(e->p, v);
 }
 
 static inline void emit64(struct emit *e, u64 v)
@@ -60,20 +87,15 @@ static inline void emit_short(struct emit *e, const u8 *from, unsigned n)
 	e->p += n;
 }
 
-/* REX for a register in ModRM.reg and one in ModRM.rm (or base); nothing when it would be empty. */
 static inline void emit_rex(struct emit *e, unsigned w, unsigned reg, unsigned rm)
 {
-	unsigned rex = w << 3 | reg >> 3 << 2 | rm >> 3;
-	if (rex)
-		emit8(e, 0x40 | rex);
+	e->p = put_rex(e->p, w, reg, rm);
 }
 
 /* op reg, rm (both registers); @w: 64 bits. */
 static inline void emit_rr(struct emit *e, unsigned w, unsigned op, unsigned reg, unsigned rm)
 {
-	emit_rex(e, w, reg, rm);
-	emit8(e, op);
-	emit8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+	e->p = put8(put8(put_rex(e->p, w, reg, rm), op), 0xc0 | (reg & 7) << 3 | (rm & 7));
 }
 
 static inline void emit_mov_rr(struct emit *e, unsigned to, unsigned from)
@@ -81,20 +103,15 @@ static inline void emit_mov_rr(struct emit *e, unsigned to, unsigned from)
 	emit_rr(e, 1, 0x8b, to, from);
 }
 
-/* ModRM and SIB of [abs32]. */
 static inline void emit_modrm_abs(struct emit *e, unsigned reg, const volatile void *at)
 {
-	emit8(e, 0x04 | (reg & 7) << 3);
-	emit8(e, 0x25);
-	emit32(e, (u64)at);
+	e->p = put_modrm_abs(e->p, reg, at);
 }
 
 /* op reg, [abs32] */
 static inline void emit_ra(struct emit *e, unsigned w, unsigned op, unsigned reg, const volatile void *at)
 {
-	emit_rex(e, w, reg, 0);
-	emit8(e, op);
-	emit_modrm_abs(e, reg, at);
+	e->p = put_modrm_abs(put8(put_rex(e->p, w, reg, 0), op), reg, at);
 }
 
 static inline void emit_load_abs(struct emit *e, unsigned reg, const volatile void *at)
@@ -110,64 +127,47 @@ static inline void emit_store_abs(struct emit *e, unsigned reg, const volatile v
 /* op reg, [base + disp32] */
 static inline void emit_rm_disp(struct emit *e, unsigned w, unsigned op, unsigned reg, unsigned base, s32 disp)
 {
-	emit_rex(e, w, reg, base);
-	emit8(e, op);
-	if (disp == 0 && (base & 7) != H_RBP) {
-		emit8(e, (reg & 7) << 3 | (base & 7));
-		if ((base & 7) == H_RSP)
-			emit8(e, 0x24);
-		return;
-	}
-	bool small = disp == (s8)disp;
-	emit8(e, (small ? 0x40 : 0x80) | (reg & 7) << 3 | (base & 7));
+	bool none = disp == 0 && (base & 7) != H_RBP, small = disp == (s8)disp;
+	u8 *p = put8(put_rex(e->p, w, reg, base), op);
+
+	p = put8(p, (none ? 0 : small ? 0x40 : 0x80) | (reg & 7) << 3 | (base & 7));
 	if ((base & 7) == H_RSP)
-		emit8(e, 0x24);
-	if (small)
-		emit8(e, (u8)disp);
-	else
-		emit32(e, (u32)disp);
+		p = put8(p, 0x24);
+	put32(p, (u32)disp);
+	e->p = p + (none ? 0 : small ? 1 : 4);
 }
 
 /* lea reg, [base + index << scale + disp]; @w 0 cuts to 32 bits. Without a displacement it takes a cycle less. */
 static inline void emit_lea_sib(struct emit *e, unsigned w, unsigned reg, unsigned base, unsigned index, unsigned scale,
 				s32 disp)
 {
-	emit8(e, 0x40 | w << 3 | reg >> 3 << 2 | index >> 3 << 1 | base >> 3);
-	emit8(e, 0x8d);
 	unsigned bytes = disp == 0 && (base & 7) != H_RBP ? 0 : disp == (s8)disp ? 1 : 4;
-	emit8(e, (bytes == 0 ? 0x04 : bytes == 1 ? 0x44 : 0x84) | (reg & 7) << 3);
-	emit8(e, scale << 6 | (index & 7) << 3 | (base & 7));
-	if (bytes == 1)
-		emit8(e, (u8)disp);
-	else if (bytes)
-		emit32(e, (u32)disp);
+	u8 *p = put8(e->p, 0x40 | w << 3 | reg >> 3 << 2 | index >> 3 << 1 | base >> 3);
+
+	p = put8(put8(p, 0x8d), (bytes == 0 ? 0x04 : bytes == 1 ? 0x44 : 0x84) | (reg & 7) << 3);
+	p = put8(p, scale << 6 | (index & 7) << 3 | (base & 7));
+	put32(p, (u32)disp);
+	e->p = p + bytes;
 }
 
 /* lea reg, [index << scale + disp32] */
 static inline void emit_lea_index(struct emit *e, unsigned w, unsigned reg, unsigned index, unsigned scale, s32 disp)
 {
-	emit8(e, 0x40 | w << 3 | reg >> 3 << 2 | index >> 3 << 1);
-	emit8(e, 0x8d);
-	emit8(e, 0x04 | (reg & 7) << 3);
-	emit8(e, scale << 6 | (index & 7) << 3 | 5);
-	emit32(e, (u32)disp);
+	u8 *p = put8(e->p, 0x40 | w << 3 | reg >> 3 << 2 | index >> 3 << 1);
+
+	p = put8(put8(p, 0x8d), 0x04 | (reg & 7) << 3);
+	e->p = put32(put8(p, scale << 6 | (index & 7) << 3 | 5), (u32)disp);
 }
 
 /* Shortest move of a constant that touches no flag. */
 static inline void emit_mov_imm(struct emit *e, unsigned reg, u64 v)
 {
 	if (v == (u32)v) {
-		emit_rex(e, 0, 0, reg);
-		emit8(e, 0xb8 | (reg & 7));
-		emit32(e, v);
+		e->p = put32(put8(put_rex(e->p, 0, 0, reg), 0xb8 | (reg & 7)), v);
 	} else if (v == (u64)(s64)(s32)v) {
-		emit_rex(e, 1, 0, reg);
-		emit8(e, 0xc7);
-		emit8(e, 0xc0 | (reg & 7));
-		emit32(e, v);
+		e->p = put32(put8(put8(put_rex(e->p, 1, 0, reg), 0xc7), 0xc0 | (reg & 7)), v);
 	} else {
-		emit_rex(e, 1, 0, reg);
-		emit8(e, 0xb8 | (reg & 7));
+		e->p = put8(put_rex(e->p, 1, 0, reg), 0xb8 | (reg & 7));
 		emit64(e, v);
 	}
 }
@@ -193,16 +193,13 @@ static inline void emit_call(struct emit *e, u64 target)
 /* Returns where the rel32 is. */
 static inline u8 *emit_jcc(struct emit *e, unsigned cc)
 {
-	emit8(e, 0x0f);
-	emit8(e, 0x80 | cc);
-	emit32(e, 0);
+	e->p = put32(put8(put8(e->p, 0x0f), 0x80 | cc), 0);
 	return e->p - 4;
 }
 
 static inline u8 *emit_jmp_later(struct emit *e)
 {
-	emit8(e, 0xe9);
-	emit32(e, 0);
+	e->p = put32(put8(e->p, 0xe9), 0);
 	return e->p - 4;
 }
 
