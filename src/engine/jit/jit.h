@@ -36,6 +36,12 @@ static inline unsigned jit_host_of(unsigned g)
 	return g == RSP ? H_GUEST_RSP : g >= R13 ? g - 4 : g;
 }
 
+/* It is in the host's of the same number. */
+static inline bool jit_at_home(unsigned g)
+{
+	return !jit_in_memory(g) && jit_host_of(g) == g;
+}
+
 #define JIT_INSNS_MAX 48
 #define JIT_WINDOWS 16
 #define JIT_HASH_BITS 15

@@ -96,6 +96,16 @@ static bool can_copy(const struct tr *t, const struct insn *i)
 	return mem <= (i->is_mem ? 1 : 2);
 }
 
+/* The guest's bytes mean the same to the host: no memory, and registers that are in the host's of the same number. */
+static bool same_to_host(const struct tr *t, const struct insn *i, struct gprs g)
+{
+	const struct insn_row *r = &insn_rows[i->row];
+
+	return !i->is_mem && (!g.reg || (i->reg_off & 7) || jit_at_home(i->reg)) &&
+	       (!g.rm || (i->rm_off & 7) || jit_at_home(i->rm)) && (!g.vvvv || jit_at_home(i->vvvv)) &&
+	       (t->word == 8 || (r->space == ENC_LEGACY && (r->modes & IN_64)));
+}
+
 static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
@@ -103,9 +113,7 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	struct reencode to = REENCODE_SAME(i);
 	struct slow_path *s = NULL;
 	unsigned scratch = i->is_mem ? S1 : S0;
-	u8 code[REENCODE_MAX];
-	unsigned len;
-
+	bool same = same_to_host(t, i, g);
 	bool fpu = tr_is_fpu(i);
 
 	tr_keep_s0(t);
@@ -143,7 +151,7 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 	}
 	u8 back_g[3], back_h[3], back_to = 0;
 	unsigned back = 0;
-	for (unsigned k = 0; k < ARRAY_SIZE(field); k++) {
+	for (unsigned k = 0; k < ARRAY_SIZE(field) && !same; k++) {
 		if (!field[k].is)
 			continue;
 		if (!jit_in_memory(field[k].g)) {
@@ -162,16 +170,15 @@ static bool tr_copy(struct tr *t, unsigned n, const struct insn *i)
 		*field[k].to = back_h[have];
 		back_to |= field[k].changes ? BIT(have) : 0;
 	}
-	bool bytes = t->word == 8 || (r->space == ENC_LEGACY && (r->modes & IN_64)); /* mean the same to the host */
-	if (bytes && !i->is_mem && to.reg == i->reg && to.rm == i->rm && to.vvvv == i->vvvv && !to.at) {
+	if (same) {
 		emit_short(t->e, i->bytes, i->len);
 	} else {
-		len = reencode(code, i, &to);
+		unsigned len = reencode(t->e->p, i, &to);
 		if (!len) {
 			t->s0 = 0;
 			return false;
 		}
-		emit_short(t->e, code, len);
+		t->e->p += len;
 	}
 	if (r->attr & A_X87)
 		tr_emit_x87_note(t, i);
