@@ -334,7 +334,7 @@ static enum decode_status take_imm(struct cursor *d, struct insn *i, const struc
 	u64 v = take(d, n);
 	if (y->imm_kind == OK_O)
 		i->disp = v;
-	else if (y->imm_kind == OK_J || (y->imm_kind == OK_I && y->imm_size >= OS_V))
+	else if (decode_imm_signed(y))
 		i->imm = sign_extend(v, n);
 	else
 		i->imm = y->is4 && d->bits != 64 ? v & 0x7f : v; /* registers 8 and up do not exist */

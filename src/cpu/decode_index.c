@@ -16,6 +16,7 @@ enum {
 struct cell decode_cells[NR_SPACE * NR_MAP * 256];
 struct candidate decode_candidates[NR_CANDIDATE + 1];
 struct layout decode_layouts[NR_ROW + 1];
+u8 decode_heads[2][256];
 
 static u16 row_fit(const struct insn_row *r, const struct layout *y)
 {
@@ -100,6 +101,22 @@ static void row_layout(struct layout *y, const struct insn_row *r)
 	y->to_seg = operand_info[r->operand[0]].kind == OK_S;
 }
 
+static void build_heads(void)
+{
+	static const u8 prefixes[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3};
+
+	for (unsigned map = 0; map < 2; map++)
+		for (unsigned op = 0; op < 256; op++)
+			decode_heads[map][op] = cell_of(ENC_LEGACY, map, op)->modrm ? HEAD_MODRM : 0;
+	for (unsigned n = 0; n < sizeof(prefixes); n++)
+		decode_heads[0][prefixes[n]] = HEAD_PREFIX;
+	for (unsigned rex = 0x40; rex < 0x50; rex++)
+		decode_heads[0][rex] = HEAD_PREFIX;
+	decode_heads[0][0x0f] = HEAD_ESCAPE;
+	decode_heads[0][0xc4] = decode_heads[0][0xc5] = decode_heads[0][0x62] = HEAD_LONGER;
+	decode_heads[1][0x38] = decode_heads[1][0x3a] = HEAD_LONGER;
+}
+
 static void build_index(void)
 {
 	unsigned n = 0;
@@ -126,6 +143,7 @@ static void build_index(void)
 			cell->modrm |= r->modrm & MODRM_ANY;
 		}
 	}
+	build_heads();
 }
 
 void decode_init(void)

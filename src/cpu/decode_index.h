@@ -54,6 +54,19 @@ extern struct cell decode_cells[NR_SPACE * NR_MAP * 256];
 extern struct candidate decode_candidates[];
 extern struct layout decode_layouts[]; /* by row */
 
+/*
+ * What a byte says of how 64-bit code goes on: where an instruction begins or behind prefixes, and behind 0F. Without
+ * the longer forms, whose opcodes are elsewhere: VEX, EVEX, 0F 38, 0F 3A.
+ */
+enum { HEAD_PREFIX = 1, HEAD_ESCAPE = 2, HEAD_MODRM = 4, HEAD_LONGER = 8 };
+extern u8 decode_heads[2][256];
+
+/* The immediate is extended by its sign. */
+static inline bool decode_imm_signed(const struct layout *y)
+{
+	return y->imm_kind == OK_J || (y->imm_kind == OK_I && y->imm_size >= OS_V);
+}
+
 static inline struct cell *cell_of(unsigned space, unsigned map, unsigned opcode)
 {
 	return &decode_cells[(space * NR_MAP + map) * 256 + opcode];

@@ -195,8 +195,6 @@ extern const unsigned nr_insn_rows;
 /* One decoded instruction. */
 struct insn {
 	sem_fn *fn;
-	u64 imm;       /* immediate, sign-extended as its operand says; far pointers: offset | selector << 32 in imm2 */
-	s64 disp;      /* displacement; absolute address for moffs */
 	u16 row;       /* index into insn_rows */
 	u16 imm2;      /* ENTER's level, far pointer's selector, EXTRQ's second byte */
 	u8 len;        /* bytes, 1 to 15 */
@@ -212,15 +210,19 @@ struct insn {
 #define RIP_BASE 16
 	u8 seg;        /* enum seg_reg of the memory operand, overrides applied */
 	u8 rep;        /* 0, 0xf2, 0xf3 as a REP prefix */
-	bool lock;
-	bool opsize66; /* a 66 prefix was there */
+	bool lock : 1;
+	bool opsize66 : 1; /* a 66 prefix was there */
+	bool faults : 1; /* the engine's: it does nothing but that, for no such instruction or a prefix that it does not take */
 	u8 rex;        /* the REX byte, 0 if none; bit 3 is W */
 	u8 modrm;
 	u8 opcode;
 	u8 w, l;       /* VEX/EVEX: W, vector length 0, 1, 2 (2 with embedded rounding, whose mode is in bytes[]) */
 	u8 aaa, z, b;  /* EVEX: mask register, zeroing, broadcast/rounding */
 	u8 disp_off, imm_off, opcode_off; /* offsets in the instruction bytes, 0 if absent */
-	u8 bytes[15];
+	/* from here on instructions differ that begin with the same bytes: see decode_memo.h */
+	u8 bytes[15];  /* the first @len; what comes then is anything */
+	u64 imm;       /* immediate, sign-extended as its operand says; far pointers: offset | selector << 32 in imm2 */
+	s64 disp;      /* displacement; absolute address for moffs */
 	void *thunk;   /* the engine's, for CLASS_COPY */
 };
 

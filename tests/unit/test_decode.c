@@ -11,6 +11,7 @@
 #include <Zydis/Zydis.h>
 #include <cmocka.h>
 
+#include "cpu/decode_memo.h"
 #include "cpu/insn.h"
 
 #define CASES 1000000u
@@ -397,9 +398,39 @@ static void test_byte_registers(void **state)
 	assert_int_equal(i.rm_off, RBX * 8 + 1);
 }
 
+/* What was decoded before is decoded alike, whatever displacement and immediate it comes with. */
+static void test_memo(void **state)
+{
+	static struct decode_memo memo;
+	unsigned decoded = 0;
+	u8 b[48] = {0};
+
+	for (unsigned n = 0; n < CASES; n++) {
+		struct insn want, got;
+
+		random_bytes(b, sizeof(b));
+		for (unsigned again = 0; again < 3; again++) {
+			enum decode_status s = decode(&want, b, 15, 64);
+			assert_int_equal(decode_memo(&memo, &got, b, sizeof(b)), s);
+			if (s != DECODE_OK)
+				break;
+			decoded++;
+			assert_memory_equal(&got, &want, offsetof(struct insn, bytes));
+			assert_memory_equal(got.bytes, b, want.len);
+			assert_int_equal(got.imm, want.imm);
+			assert_int_equal(got.disp, want.disp);
+			assert_null(got.thunk);
+			for (unsigned at = want.disp_off ? want.disp_off : want.imm_off; at && at < want.len; at++)
+				b[at] = (u8)rnd();
+		}
+	}
+	assert_true(decoded > CASES / 4);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_memo),
 		cmocka_unit_test(test_limit),
 		cmocka_unit_test(test_borders),
 		cmocka_unit_test(test_byte_registers),

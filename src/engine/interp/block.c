@@ -52,14 +52,22 @@ static sem_fn *insn_sem(const struct insn *i)
 	return i->lock ? s->lock[log2] : s->fn[log2][!i->is_mem];
 }
 
-void block_exec_ud(struct cpu *c, const struct insn *i)
+static void exec_ud(struct cpu *c, const struct insn *i)
 {
 	raise_ud(c);
 }
 
-void block_exec_gp(struct cpu *c, const struct insn *i)
+static void exec_gp(struct cpu *c, const struct insn *i)
 {
 	raise_gp0(c);
+}
+
+static bool faults(struct insn *i, sem_fn *fn)
+{
+	i->fn = fn;
+	i->faults = true;
+	i->len = MAX(i->len, 1);
+	return true;
 }
 
 /* A row with conditions on mode or privilege that only the moment of execution can tell. */
@@ -69,22 +77,17 @@ static void exec_checked(struct cpu *c, const struct insn *i)
 	insn_sem(i)(c, i);
 }
 
-/* Chooses the function that executes @i. False: the copy arena is full. */
+/* Chooses the function that executes @i, where that is not the decoder's choice. False: the copy arena is full. */
 static bool insn_bind(struct copy_arena *copy, struct cpu *c, struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 
-	if (!insn_gate_open(c, r)) {
-		i->fn = block_exec_ud;
-	} else if (!r->sem) {
+	if (!insn_gate_open(c, r))
+		return faults(i, exec_ud);
+	if (!r->sem)
 		return copy_prepare(copy, i);
-	} else if (r->attr & (A_CPL0 | A_PROT)) {
-		i->fn = insn_sem(i) ? exec_checked : block_exec_ud;
-	} else {
-		i->fn = insn_sem(i);
-		if (!i->fn)
-			i->fn = block_exec_ud;
-	}
+	if (r->attr & (A_CPL0 | A_PROT))
+		i->fn = exec_checked;
 	return true;
 }
 
@@ -94,15 +97,10 @@ bool block_bind(struct copy_arena *copy, struct cpu *c, struct insn *i, enum dec
 	case DECODE_OK:
 		return insn_bind(copy, c, i);
 	case DECODE_TOO_LONG:
-		i->fn = block_exec_gp;
-		break;
+		return faults(i, exec_gp);
 	default:
-		i->fn = block_exec_ud;
-		break;
+		return faults(i, exec_ud);
 	}
-	if (!i->len)
-		i->len = 1;
-	return true;
 }
 
 const u8 *block_code_at(struct cpu *c, u64 la)

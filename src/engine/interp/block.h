@@ -47,18 +47,10 @@ void block_cache_flush(struct block_cache *bc);
  * is full.
  */
 bool block_bind(struct copy_arena *copy, struct cpu *c, struct insn *i, enum decode_status st);
-/* @i does nothing but raise a fault: no such instruction, or a prefix that it does not take. */
-void block_exec_ud(struct cpu *c, const struct insn *i);
-void block_exec_gp(struct cpu *c, const struct insn *i);
-static inline bool block_faults_at(const struct insn *i)
-{
-	return i->fn == block_exec_ud || i->fn == block_exec_gp;
-}
-
 /* Nothing of the block comes after @i. */
 static inline bool block_ends_at(const struct insn *i)
 {
-	return block_faults_at(i) || insn_rows[i->row].class_ == CLASS_END;
+	return i->faults || insn_rows[i->row].class_ == CLASS_END;
 }
 
 /* Host address of the code at @la. May raise #PF, #GP; leaves with EXIT_EMULATION where there is no memory. */

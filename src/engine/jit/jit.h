@@ -16,6 +16,7 @@
 #define ENGINE_JIT_JIT_H
 
 #include "base/low.h"
+#include "cpu/decode_memo.h"
 #include "cpu/insn.h"
 #include "engine/interp/block.h"
 #include "engine/jit/emit.h"
@@ -216,6 +217,7 @@ struct jit {
 	struct emit e;
 	struct copy_arena copy; /* thunks of the instructions in blocks */
 	struct insn insns[JIT_INSNS_MAX]; /* of the block under translation */
+	struct decode_memo decoded;
 	u8 *data, *data_p;     /* blocks, instructions, links: freed together */
 	struct jit_block *newest;
 	struct jit_mark mark[JIT_MARKS]; /* [0] is none */

@@ -300,7 +300,7 @@ unsigned tr_emit_high_byte(struct tr *t, const struct insn *i);
 
 static inline bool tr_is_jcc(const struct insn *i)
 {
-	return (tr_facts[i->row].is & ROW_JCC) && i->opsize >= 4 && !block_faults_at(i);
+	return (tr_facts[i->row].is & ROW_JCC) && i->opsize >= 4 && !i->faults;
 }
 
 /*

@@ -20,7 +20,7 @@ bool tr_is_loop(const struct tr *t, unsigned len)
 
 		if (tr_is_jcc(i))
 			continue;
-		if (r->class_ != CLASS_COPY || block_faults_at(i))
+		if (r->class_ != CLASS_COPY || i->faults)
 			return false;
 		access |= i->is_mem && r->sem != &sem_lea;
 	}

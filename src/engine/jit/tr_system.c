@@ -594,7 +594,7 @@ bool tr_goes_on(const struct tr *t, const struct insn *i)
 {
 	const struct sem *sem = insn_rows[i->row].sem;
 
-	if (block_faults_at(i) || in_user(t) || t->word != 8)
+	if (i->faults || in_user(t) || t->word != 8)
 		return false;
 	return sem == &sem_sti || (sem == &sem_popf && i->opsize == 8) || (sem == &sem_stac && !smap_index(t)) ||
 	       (sem == &sem_clac && smap_index(t)) || (sem == &sem_mov_from_cr && control_register(t, i));

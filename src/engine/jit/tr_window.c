@@ -228,7 +228,7 @@ void tr_find_windows(struct tr *t)
 		const struct insn_row *r = &insn_rows[i->row];
 
 		f.rip = (n && tr_turns(t, n - 1) ? 0 : f.rip) + i->len;
-		if (block_faults_at(i))
+		if (i->faults)
 			return;
 		if (tr_is_jcc(i) || (r->sem == &sem_nop && r->class_ == CLASS_COPY) || follow_stack(t, &f, n))
 			continue;

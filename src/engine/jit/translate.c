@@ -203,7 +203,7 @@ static unsigned tr_insn(struct tr *t, unsigned n)
 	t->n = n;
 	t->s0_before = t->s0;
 	t->s0 = 0;
-	if (block_faults_at(i)) {
+	if (i->faults) {
 		done = false;
 	} else if (tr_is_jcc(i)) {
 		done = tr_near_target_plain(t, i);
@@ -262,7 +262,8 @@ static bool tr_decode(struct tr *t, const u8 *p)
 		struct insn *i = &t->j->insns[t->nr];
 		for (; have < room && have < len + 15; have += 64)
 			memcpy(bytes + have, p + have, MIN(64u, room - have));
-		enum decode_status st = decode(i, bytes + len, MIN(room - len, 15u), t->word * 8);
+		enum decode_status st = t->word == 8 ? decode_memo(&t->j->decoded, i, bytes + len, room - len) :
+						       decode(i, bytes + len, room - len, 32);
 		if (st == DECODE_SHORT && !len) {
 			room = have = tr_cross_fetch(t, bytes, room);
 			st = decode(i, bytes, room, t->word * 8);
@@ -301,7 +302,7 @@ static void tr_liveness(struct tr *t)
 
 		t->live[n] = live;
 		if ((r->class_ == CLASS_COPY && i->fn && !block_ends_at(i)) ||
-		    (t->word == 8 && tr_is_other(i) && !block_faults_at(i)))
+		    (t->word == 8 && tr_is_other(i) && !i->faults))
 			live = (u16)((live & ~tr_flags_written(i)) | (insn_flags_read(i) & FL_ARITH));
 		else if (r->sem != &sem_push_e && r->sem != &sem_push_i && r->sem != &sem_pop_r && r->sem != &sem_leave)
 			live = FL_ARITH;
