@@ -22,13 +22,15 @@
 enum { NO_ROOT, ROOT_RIP, ROOT_ABS, FIRST_ROOT };
 
 struct value {
-	u16 root;
+	u64 root;
 	s64 off;
 };
 
+/* The roots of base and index, the scale and the segment of an address, as one number. */
+#define WINDOW_OF(base, index, scale, seg) ((base) | (index) << 16 | (u64)(scale) << 32 | (u64)(seg) << 40)
+
 struct open_window {
-	u16 base, index;
-	u8 scale, seg;
+	u64 of;
 	s64 lo, hi;
 	struct tr_access *last;
 };
@@ -37,8 +39,8 @@ struct follow {
 	struct value gpr[16];
 	u16 nr_roots;
 	s64 rip; /* of the next instruction, from the block's start */
+	unsigned first, nr; /* windows; before @first they are closed */
 	struct open_window window[WINDOWS_MAX];
-	unsigned first, nr; /* before @first they are closed */
 };
 
 /* --- Following the registers ------------------------------------------------------------------------------------- */
@@ -109,33 +111,30 @@ static void follow_copy(struct follow *f, const struct insn *i, unsigned word)
 /* --- Windows ----------------------------------------------------------------------------------------------------- */
 
 /* What is known at translation need not be tried. */
-static bool one_page(const struct tr *t, u16 root, s64 lo, s64 hi)
+static bool one_page(const struct tr *t, u64 of, s64 lo, s64 hi)
 {
-	u64 at = root == ROOT_RIP ? (u64)t->code : 0;
+	u32 roots = (u32)of;
+	u64 at = roots == ROOT_RIP ? (u64)t->code : 0;
 
-	return (root != ROOT_RIP && root != ROOT_ABS) || ((at + (u64)lo) ^ (at + (u64)hi - 1)) < PAGE_SIZE;
+	return (roots != ROOT_RIP && roots != ROOT_ABS) || ((at + (u64)lo) ^ (at + (u64)hi - 1)) < PAGE_SIZE;
 }
 
-/* Notes an access of instruction @n in the window of its kind. */
-static void note(struct tr *t, struct follow *f, struct tr_access *a, struct open_window w, s64 off, unsigned size)
+/* Notes access @a in the window @of its kind. */
+static void note(struct tr *t, struct follow *f, struct tr_access *a, u64 of, s64 off, unsigned size)
 {
 	unsigned n;
 
 	if (off != (s32)off)
 		return;
-	w.lo = off;
-	w.hi = off + size;
-	w.last = a;
 	a->off = off;
 	a->size = (u16)size;
 	for (n = f->nr; n-- > f->first;) {
 		struct open_window *o = &f->window[n];
-		s64 lo = MIN(o->lo, w.lo), hi = MAX(o->hi, w.hi);
-		bool known = o->index == NO_ROOT && o->base < FIRST_ROOT;
 
-		if (o->base != w.base || o->index != w.index || o->scale != w.scale || o->seg != w.seg ||
-		    hi - lo > SPAN_MAX ||
-		    (known && !one_page(t, o->base, lo, hi)))
+		if (o->of != of)
+			continue;
+		s64 lo = MIN(o->lo, off), hi = MAX(o->hi, off + size);
+		if (hi - lo > SPAN_MAX || !one_page(t, of, lo, hi))
 			continue;
 		o->lo = lo;
 		o->hi = hi;
@@ -146,7 +145,7 @@ static void note(struct tr *t, struct follow *f, struct tr_access *a, struct ope
 	}
 	if (f->nr == WINDOWS_MAX)
 		return;
-	f->window[f->nr++] = w;
+	f->window[f->nr++] = (struct open_window){of, off, off + size, a};
 	a->window = (u8)f->nr;
 	t->window[a->window].slot = 0;
 }
@@ -155,27 +154,25 @@ static void note_operand(struct tr *t, struct follow *f, unsigned n)
 {
 	const struct insn *i = &t->insn[n];
 	struct tr_access *a = &t->access[n][AT_OPERAND];
-	struct open_window w = {.base = ROOT_ABS, .seg = i->seg == SEG_FS || i->seg == SEG_GS ? i->seg : SEG_DS};
-	struct value v = {.off = i->disp};
+	unsigned seg = i->seg == SEG_FS || i->seg == SEG_GS ? i->seg : SEG_DS;
+	struct value v = {.root = ROOT_ABS, .off = i->disp};
+	u64 index = NO_ROOT;
 
 	if (!i->is_mem || !i->mem_size || i->mem_size > 64 || i->addrsize != t->word ||
-	    (w.seg != SEG_DS && t->word == 4) ||
+	    (seg != SEG_DS && t->word == 4) ||
 	    (insn_rows[i->row].attr & A_VSIB) || tr_is_masked(i))
 		return;
 	if (i->base == RIP_BASE) {
-		w.base = ROOT_RIP;
-		v = plus(v, f->rip);
+		v = plus((struct value){ROOT_RIP, v.off}, f->rip);
 	} else if (i->base != NO_REG) {
-		w.base = f->gpr[i->base].root;
-		v = plus(v, f->gpr[i->base].off);
+		v = plus(f->gpr[i->base], v.off);
 	}
 	if (i->index != NO_REG) {
-		w.index = f->gpr[i->index].root;
-		w.scale = i->scale;
+		index = f->gpr[i->index].root;
 		v = plus(v, (s64)((u64)f->gpr[i->index].off << i->scale));
 	}
 	a->acc = insn_rows[i->row].attr & (A_WRITE | A_RMW) ? ACC_WRITE : ACC_READ;
-	note(t, f, a, w, v.off, i->mem_size);
+	note(t, f, a, WINDOW_OF(v.root, index, index ? i->scale : 0, seg), v.off, i->mem_size);
 }
 
 static void note_stack(struct tr *t, struct follow *f, unsigned n, unsigned g, s64 disp, enum access acc)
@@ -183,7 +180,7 @@ static void note_stack(struct tr *t, struct follow *f, unsigned n, unsigned g, s
 	struct tr_access *a = &t->access[n][AT_STACK];
 
 	a->acc = (u8)acc;
-	note(t, f, a, (struct open_window){.base = f->gpr[g].root, .seg = SEG_DS}, plus(f->gpr[g], disp).off, t->word);
+	note(t, f, a, WINDOW_OF(f->gpr[g].root, NO_ROOT, 0, SEG_DS), plus(f->gpr[g], disp).off, t->word);
 }
 
 /* PUSH, POP, LEAVE as tr_stack.c emits them, and near branches. False: something else. */
@@ -220,8 +217,12 @@ static bool follow_stack(struct tr *t, struct follow *f, unsigned n)
 
 void tr_find_windows(struct tr *t)
 {
-	struct follow f = {.nr_roots = FIRST_ROOT};
+	struct follow f;
 
+	/* Not all of it: the windows are many, and seldom used. */
+	f.nr_roots = FIRST_ROOT;
+	f.rip = 0;
+	f.first = f.nr = 0;
 	forget_all(&f);
 	for (unsigned n = 0; n < t->nr; n++) {
 		const struct insn *i = &t->insn[n];
