@@ -137,17 +137,24 @@ static void emit_push_return(struct tr *t, const struct insn *i)
 	tr_slow_done(t, s);
 }
 
-/* The key, from the return address in S1; first calls that are too many are forgotten. */
-static void emit_push_key(struct tr *t)
+/* The key, from the return address in S1. Returns the rel32 of a jump that is taken where there are too many calls. */
+static u8 *emit_push_key(struct tr *t)
 {
 	struct emit *e = t->e;
 
 	emit_ra(e, 1, 0x3b, H_RSP, &t->j->c_limit);
-	u8 *fits = emit_jcc(e, CC_AE);
-	emit_load_abs(e, H_RSP, &t->j->c_stack);
-	emit_patch(fits, e->p);
+	u8 *deep = emit_jcc(e, CC_B);
 	emit_ra(e, 1, 0x33, S1, &t->j->epoch);
 	emit_bytes(e, "\x41\x57", 2); /* push r15 */
+	return deep;
+}
+
+/* All calls are forgotten, and on behind the jump. */
+static void emit_deep(struct tr *t, u8 *deep)
+{
+	emit_patch(deep, t->e->p);
+	emit_load_abs(t->e, H_RSP, &t->j->c_stack);
+	emit_patch(emit_jmp_later(t->e), deep + 4);
 }
 
 /* Where the host's call returns to: jit->page_rip is of the page returned to, which may be the next one. */
@@ -179,26 +186,28 @@ static void emit_call_lookup(struct tr *t, const struct insn *i)
 static void emit_call_place(struct tr *t, const struct insn *i, jit_place place)
 {
 	emit_push_return(t, i);
-	emit_push_key(t);
+	u8 *deep = emit_push_key(t);
 	if (t->far || same_page(t, place)) {
 		emit8(t->e, 0xe8); /* call */
 		emit32(t->e, 0);
 		u8 *call = t->e->p - 4;
 		emit_returned(t, i);
 		emit_link(t, call, place, false);
-		return;
+	} else {
+		tr_emit_rip(t, S0, place);
+		emit_call_lookup(t, i);
 	}
-	tr_emit_rip(t, S0, place);
-	emit_call_lookup(t, i);
+	emit_deep(t, deep);
 }
 
 static void emit_call_target(struct tr *t, const struct insn *i)
 {
 	emit_store_abs(t->e, S0, &t->j->target);
 	emit_push_return(t, i);
-	emit_push_key(t);
+	u8 *deep = emit_push_key(t);
 	emit_load_abs(t->e, S0, &t->j->target);
 	emit_call_lookup(t, i);
+	emit_deep(t, deep);
 }
 
 static void emit_ret(struct tr *t, const struct insn *i)
