@@ -98,7 +98,9 @@ void jit_sync(struct jit *j)
 
 	sync_epochs(j);
 	jit_mode_sync(j);
-	j->epoch = epoch_at(j, j->mode);
+	u64 epoch = epoch_at(j, j->mode);
+	j->forget_calls |= epoch != j->epoch;
+	j->epoch = epoch;
 	sync_levels(j);
 
 	const u64 avx = 6, avx512 = 0xe6;
@@ -174,8 +176,9 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 		c->rip = jit_site_cut(site, rip + i->len);
 	jit_sync(j);
 	mxcsr_from_cpu(j);
-	bool leave = c->smc || j->mode == JIT_MODE_NONE || j->forget_calls || loop_attention(c);
+	bool leave = c->smc || j->mode == JIT_MODE_NONE || (!ends && j->forget_calls) || loop_attention(c);
 	c->smc = false;
+	j->forget_calls = false; /* else stubs.c has done it */
 	j->exit_code = leave;
 	return leave;
 }

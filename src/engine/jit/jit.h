@@ -182,7 +182,7 @@ struct jit {
 	u64 c_limit;           /* how far */
 #define JIT_CALLS 512
 #define JIT_CALL_SIZE 16
-	bool forget_calls;     /* their keys are no longer good */
+	bool forget_calls;     /* they hold no longer: the epoch has changed */
 	u32 vec_bad;           /* VEC_*: instructions that may not run now (they raise a fault, or need C), and: */
 #define VEC_SSE BIT(0)
 #define VEC_AVX BIT(1)
@@ -280,6 +280,8 @@ void jit_make_stubs(struct jit *j);
 void jit_emit_jump(struct jit *j, bool user);
 /* The same as a call. Returns the rel32 of a jump that is taken where stub_miss is to be called. */
 u8 *jit_emit_call(struct jit *j, bool user);
+/* All calls of the guest's: generated code must not be entered by a return to them. */
+void jit_emit_forget_calls(struct jit *j);
 /* How far the TLB entry for the linear address in S0 is from the first, into S1. */
 void jit_emit_tlb_entry(struct jit *j);
 

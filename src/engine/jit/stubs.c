@@ -57,7 +57,7 @@ static void make_enter(struct jit *j)
 	emit8(e, 0x83);
 	emit8(e, 0xec);
 	emit8(e, 8);
-	/* No call: its key is a number that no guest knows. */
+	/* No call: its return address is a number that no guest knows. */
 	emit_load_abs(e, S0, &j->hash_key);
 	emit_push(e, S0);
 	emit_mov_imm(e, S0, j->stub_no_call);
@@ -94,11 +94,16 @@ static void make_exit(struct jit *j)
 	emit_mov_imm(e, S1, JIT_EXIT_LOOKUP);
 	emit_jmp(e, j->stub_link);
 
-	/* Returned to with a key in S0: it is as good as any address. */
+	/* Returned to all the same: it is as good as any address. */
 	j->stub_no_call = emit_here(e);
-	emit_ra(e, 1, 0x33, S0, &j->epoch);
+	emit_load_abs(e, S0, &j->hash_key);
 	emit_store_abs(e, S0, &j->cpu->rip);
 	emit_jmp(e, j->stub_exit);
+}
+
+void jit_emit_forget_calls(struct jit *j)
+{
+	emit_load_abs(&j->e, H_RSP, &j->c_stack);
 }
 
 void jit_emit_tlb_entry(struct jit *j)
@@ -276,6 +281,7 @@ static void make_helper(struct jit *j, u64 *stub, bool ends)
 	emit_mov_rr(e, H_RSI, S1);
 	if (ends) {
 		emit_call_c(j, (u64)jit_helper);
+		jit_emit_forget_calls(j); /* the epoch may be another */
 		emit_guest_in(j);
 		emit_load_abs(e, S0, &j->cpu->rip);
 		/* Not kicked, nothing to attend to: straight on. */
@@ -319,7 +325,7 @@ static void make_fpu_ready(struct jit *j)
 	emit8(e, 0xc3);
 	emit_patch(never, e->p);
 	emit_guest_in(j);
-	emit_load_abs(e, H_RSP, &j->c_stack);
+	jit_emit_forget_calls(j);
 	emit_jmp(e, j->stub_end_helper);
 }
 

@@ -123,9 +123,9 @@ void tr_emit_late_paths(struct tr *t)
 
 /*
  * A call of the guest's is one of the host's too, below jit->c_stack, so that the host foresees where the guest returns
- * to. What it leaves there is where generated code goes on, and above that the key of the guest's return address, as in
- * the jump cache: a key means the same code as long as it means anything. A return to another address, or to one whose
- * key has changed, finds its way as a jump does and forgets all calls; so does whatever leaves generated code.
+ * to. What it leaves there is where generated code goes on, and above that the guest's return address: a way to go on
+ * there that holds in the present epoch. So whatever changes jit->epoch forgets all calls, and so does a return to
+ * another address, which finds its way as a jump does.
  */
 static void emit_push_return(struct tr *t, const struct insn *i)
 {
@@ -137,14 +137,13 @@ static void emit_push_return(struct tr *t, const struct insn *i)
 	tr_slow_done(t, s);
 }
 
-/* The key, from the return address in S1. Returns the rel32 of a jump that is taken where there are too many calls. */
-static u8 *emit_push_key(struct tr *t)
+/* The guest's return address in S1 onto our stack. Returns the rel32 of a jump that is taken where there are too many. */
+static u8 *emit_keep_return(struct tr *t)
 {
 	struct emit *e = t->e;
 
 	emit_ra(e, 1, 0x3b, H_RSP, &t->j->c_limit);
 	u8 *deep = emit_jcc(e, CC_B);
-	emit_ra(e, 1, 0x33, S1, &t->j->epoch);
 	emit_bytes(e, "\x41\x57", 2); /* push r15 */
 	return deep;
 }
@@ -153,7 +152,7 @@ static u8 *emit_push_key(struct tr *t)
 static void emit_deep(struct tr *t, u8 *deep)
 {
 	emit_patch(deep, t->e->p);
-	emit_load_abs(t->e, H_RSP, &t->j->c_stack);
+	jit_emit_forget_calls(t->j);
 	emit_patch(emit_jmp_later(t->e), deep + 4);
 }
 
@@ -186,7 +185,7 @@ static void emit_call_lookup(struct tr *t, const struct insn *i)
 static void emit_call_place(struct tr *t, const struct insn *i, jit_place place)
 {
 	emit_push_return(t, i);
-	u8 *deep = emit_push_key(t);
+	u8 *deep = emit_keep_return(t);
 	if (t->far || same_page(t, place)) {
 		emit8(t->e, 0xe8); /* call */
 		emit32(t->e, 0);
@@ -204,7 +203,7 @@ static void emit_call_target(struct tr *t, const struct insn *i)
 {
 	emit_store_abs(t->e, S0, &t->j->target);
 	emit_push_return(t, i);
-	u8 *deep = emit_push_key(t);
+	u8 *deep = emit_keep_return(t);
 	emit_load_abs(t->e, S0, &t->j->target);
 	emit_call_lookup(t, i);
 	emit_deep(t, deep);
@@ -217,23 +216,19 @@ static void emit_ret(struct tr *t, const struct insn *i)
 	s32 size = t->word + (s32)(i->opcode == 0xc2 ? i->imm & 0xffff : 0);
 
 	emit_rm_disp(e, tr_w(t), 0x8b, S0, S0, t->disp);
-	if (tr_is_user(t)) {
-		emit_mov_rr(e, S1, S0);
-		emit_bytes(e, "\x49\x81\xe7", 3); /* and r15, PAGE_MASK */
-		emit32(e, PAGE_MASK);
-	}
-	emit_ra(e, 1, 0x33, S0, &t->j->epoch);
 	emit_rm_disp(e, 1, 0x3b, S0, H_RSP, 8);
 	u8 *other = emit_jcc(e, CC_NE);
-	if (tr_is_user(t))
-		emit_store_abs(e, S1, &t->j->page_rip);
+	if (tr_is_user(t)) {
+		emit_bytes(e, "\x49\x81\xe6", 3); /* and r14, PAGE_MASK */
+		emit32(e, PAGE_MASK);
+		emit_store_abs(e, S0, &t->j->page_rip);
+	}
 	tr_emit_rsp_add(t, size);
 	emit8(e, 0xc3);
 	emit_patch(other, e->p);
-	emit_ra(e, 1, 0x33, S0, &t->j->epoch);
 	tr_emit_canonical(t, i);
 	tr_emit_rsp_add(t, size);
-	emit_load_abs(e, H_RSP, &t->j->c_stack);
+	jit_emit_forget_calls(t->j);
 	tr_emit_lookup(t);
 	tr_slow_done(t, s);
 }
@@ -261,9 +256,14 @@ void tr_emit_canonical(struct tr *t, const struct insn *i)
 	tr_emit_c_path(t, i, CC_NE);
 }
 
+static bool is_plain(const struct tr *t, jit_place place)
+{
+	return t->word == 4 || !t->b->fixed || (place ^ t->place) >> 47 == 0;
+}
+
 bool tr_near_target_plain(const struct tr *t, const struct insn *i)
 {
-	return t->word == 4 || !t->b->fixed || ((t->place + i->len + i->imm) ^ t->place) >> 47 == 0;
+	return is_plain(t, t->place + i->len + i->imm);
 }
 
 /* The target of an indirect branch into S0. */
@@ -297,10 +297,11 @@ static void emit_counted(struct tr *t, const struct insn *i, bool loop)
 bool tr_branch(struct tr *t, const struct insn *i)
 {
 	const struct sem *sem = insn_rows[i->row].sem;
-	bool counted = sem == &sem_loop || sem == &sem_jrcxz;
+	bool counted = sem == &sem_loop || sem == &sem_jrcxz, call = sem == &sem_call_j || sem == &sem_call_e;
 
 	if (i->opsize != t->word || !tr_can_address(t, i) || (counted && i->addrsize == 2) ||
-	    ((sem == &sem_jmp_j || sem == &sem_call_j || counted) && !tr_near_target_plain(t, i)))
+	    ((sem == &sem_jmp_j || sem == &sem_call_j || counted) && !tr_near_target_plain(t, i)) ||
+	    (call && !is_plain(t, t->place + i->len)))
 		return false;
 	tr_flags_to_slot(t, FL_ARITH);
 	if (counted) {

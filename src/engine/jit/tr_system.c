@@ -213,6 +213,7 @@ static void emit_mmu_index(struct tr *t, const struct insn *i, unsigned index)
 	emit_bytes(e, "\x66\x81", 2); /* xor word [epoch's], both */
 	emit_modrm_abs(e, 6, (const u8 *)&t->j->epoch + JIT_EPOCH_SHIFT / 8);
 	emit16(e, index ^ index_of(t));
+	jit_emit_forget_calls(t->j);
 	tr_emit_goto(t, t->place + i->len);
 }
 
@@ -431,6 +432,7 @@ static void emit_level(struct jit *j, const struct jit_level *l)
 	emit_store_abs(e, S1, &c->tlb);
 	emit_load_abs(e, S1, &l->epoch);
 	emit_store_abs(e, S1, &j->epoch);
+	jit_emit_forget_calls(j);
 	emit_ra(e, 0, 0x8b, S1, &l->mmu_index);
 	emit8(e, 0x44); /* mov [mmu_index], r15b */
 	emit8(e, 0x88);
