@@ -285,7 +285,7 @@ static void remember(struct jit *j, const struct jit_block *b)
 
 	if (rip >> 47 == 0 || rip >> 47 == 0x1ffff)
 		jump_enter(j, jit_mode_is_user(b->mode), key, b->entry);
-	if (!b->fixed)
+	if (b->mode == MMU_USER && !b->fixed)
 		j->shared[jit_shared_index(b->code)] = (struct jump_entry){(u64)b->code, b->entry};
 }
 

@@ -162,7 +162,7 @@ static inline unsigned jit_jump_index(u64 key)
 
 /*
  * Processes that run the same code each have keys of their own for it. So what the jump cache does not have is looked
- * for in jit.shared next, where the key of a block that is not fixed is the host address of its code.
+ * for in jit.shared next, where the key of a block that is not fixed, of mode MMU_USER, is the host address of its code.
  */
 static inline unsigned jit_shared_index(const u8 *code)
 {
@@ -329,7 +329,7 @@ static inline bool jit_mode_is_user(unsigned mode)
 {
 	unsigned index = mode & (JIT_MODE_32 - 1);
 
-	return index == MMU_USER || index == MMU_USER_ALIGN;
+	return index < MMU_KERNEL || index > MMU_KERNEL_NOWP_SMAP;
 }
 
 static inline unsigned jit_mmu_index(const struct jit_block *b)

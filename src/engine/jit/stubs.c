@@ -195,7 +195,8 @@ static void emit_shared(struct jit *j)
 	const struct tlb_entry *array = j->cpu->tlbs->e[MMU_USER];
 	u8 *none[4];
 
-	/* Not where jit_fixed() says so. */
+	/* Blocks of mode MMU_USER, which is 0, and not where jit_fixed() says so. */
+	_Static_assert(MMU_USER == 0, "the mode in the epoch");
 	emit8(e, 0xf6); /* test byte [mode in epoch], all of it */
 	emit_modrm_abs(e, 0, (const u8 *)&j->epoch + JIT_EPOCH_SHIFT / 8);
 	emit8(e, 15);
