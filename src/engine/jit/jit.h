@@ -162,7 +162,7 @@ static inline unsigned jit_jump_index(u64 key)
 
 /*
  * Processes that run the same code each have keys of their own for it. So what the jump cache does not have is looked
- * for in jit.shared next, where the key of a block that is not fixed, of mode MMU_USER, is the host address of its code.
+ * for in jit.shared next, where the key of a block that is not fixed, of mode MMU_USER, is its code's host address.
  */
 static inline unsigned jit_shared_index(const u8 *code)
 {
