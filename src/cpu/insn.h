@@ -212,7 +212,7 @@ struct insn {
 	u8 rep;        /* 0, 0xf2, 0xf3 as a REP prefix */
 	bool lock : 1;
 	bool opsize66 : 1; /* a 66 prefix was there */
-	bool faults : 1; /* the engine's: it does nothing else, for no such instruction or a prefix that it does not take */
+	bool faults : 1; /* the engine's: all that it does: no such instruction, or a prefix that it does not take */
 	u8 rex;        /* the REX byte, 0 if none; bit 3 is W */
 	u8 modrm;
 	u8 opcode;
