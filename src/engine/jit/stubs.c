@@ -138,7 +138,7 @@ static void emit_jump_index(struct emit *e, unsigned bits)
 	emit32(e, ((1u << bits) - 1) << 4);
 }
 
-/* The entry of the jump cache for the RIP in S0, which becomes a key, into S1. Returns the rel32 of a jump on a miss. */
+/* The jump cache's entry for the RIP in S0, which becomes a key, into S1. Returns the rel32 of a jump on a miss. */
 static u8 *emit_find(struct jit *j, bool user)
 {
 	struct emit *e = &j->e;

@@ -137,7 +137,7 @@ static void emit_push_return(struct tr *t, const struct insn *i)
 	tr_slow_done(t, s);
 }
 
-/* The guest's return address in S1 onto our stack. Returns the rel32 of a jump that is taken where there are too many. */
+/* The guest's return address in S1 onto our stack. Returns the rel32 of a jump taken where there are too many. */
 static u8 *emit_keep_return(struct tr *t)
 {
 	struct emit *e = t->e;

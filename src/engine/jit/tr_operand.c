@@ -159,8 +159,8 @@ struct jit_site *tr_new_site(struct tr *t, const struct insn *i)
 		t->full = true;
 		return NULL;
 	}
-	*s = (struct jit_site){.block = low_ref(t->b), .place = t->place, .align = align_of(i), .masked = tr_is_masked(i),
-			       .fixed = t->b->fixed, .is_32 = (t->b->mode & JIT_MODE_32) != 0};
+	*s = (struct jit_site){.block = low_ref(t->b), .place = t->place, .align = align_of(i),
+			       .masked = tr_is_masked(i), .fixed = t->b->fixed, .is_32 = (t->b->mode & JIT_MODE_32) != 0};
 	return s;
 }
 
