@@ -120,8 +120,6 @@ bool debug_step(struct cpu *c, void (*step)(struct cpu *), enum exit_reason *rea
 	}
 
 	bool tf = c->rflags & FL_TF;
-	/* RF holds for one instruction; what that instruction loads into it (IRET) stays (SDM vol. 3B, 18.3.1.1). */
-	c->rflags &= ~FL_RF;
 	/* What MOV SS hit is reported behind the next instruction. */
 	if (!(c->int_shadow & SHADOW_MOV_SS))
 		c->db_pending = 0;

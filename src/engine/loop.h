@@ -21,13 +21,17 @@ static inline bool loop_attention(const struct cpu *c)
 /* Deals with whatever loop_attention() saw, by at least one step. Returns true with *@reason set when the run ends. */
 bool loop_attend(struct cpu *c, enum exit_reason *reason);
 
-/* Executes @n instructions of @b, or fewer when the block writes to itself. */
+/*
+ * Executes @n instructions of @b, or fewer when the block writes to itself. RF holds for the first of them: it is clear
+ * behind it, but for what IRET or a task switch loads (SDM vol. 3B, 18.3.1.1).
+ */
 static inline void loop_exec(struct cpu *c, const struct block *b, unsigned n)
 {
 	const struct insn *i = b->insns, *last = i + n - 1;
 	bool ends = b->ends && n == b->nr;
 	u64 rip = c->rip;
 
+	c->rflags &= ~FL_RF;
 	c->code_page = (u64)b->code & PAGE_MASK;
 	c->stat.insns += n;
 	for (; i != last; i++) {

@@ -145,6 +145,51 @@ static void test_exec(void)
 	check_eq(nr_traps, 3, "RF holds for one instruction: a loop breaks each time");
 }
 
+/* --- RF behind faults --------------------------------------------------------------------------------------------- */
+
+#define TURNS 20
+static u64 frames_rf, nr_frames;
+
+/* A fault has RF in its frame: IRET loads it. */
+static void on_ud(struct frame *f)
+{
+	frames_rf += !(f->rflags & RF);
+	f->rip += 2;
+}
+
+static void on_soft_or_irq(struct frame *f)
+{
+	nr_frames++;
+	frames_rf += f->rflags & RF;
+	if (f->vector == 0x61)
+		apic_write(APIC_EOI, 0);
+}
+
+static void test_rf(void)
+{
+	u64 at;
+
+	trap_table[6] = on_ud;
+	trap_table[0x60] = trap_table[0x61] = on_soft_or_irq;
+	apic_enable();
+	for (unsigned n = 0; n < TURNS; n++)
+		asm volatile("ud2; nop; int $0x60; ud2; jmp 1f; 1: int $0x60" : : : "memory", "cc");
+	check(nr_frames == 2 * TURNS && !frames_rf, "the instruction behind a fault's IRET clears RF");
+	nr_frames = frames_rf = 0;
+	for (unsigned n = 0; n < TURNS; n++) {
+		apic_write(APIC_ICR, ICR_SELF | 0x61);
+		asm volatile("ud2; nop; sti; nop; nop; cli" : : : "memory", "cc");
+	}
+	check(nr_frames == TURNS && !frames_rf, "... so an interrupt's frame is without it");
+	start();
+	asm volatile("leaq 1f(%%rip), %0; movq %0, %%db0; movq %1, %%rax; ud2; nop; movq %%rax, %%db7; 1: xorl %%eax, %%eax\n"
+		     "movq %%rax, %%db7" : "=&r"(at) : "i"(DR7(0, EXEC, 1)) : "rax", "memory", "cc");
+	check(nr_traps == 1 && traps[0].rip == at, "... and a breakpoint behind MOV DR7 breaks");
+	trap_table[6] = 0;
+}
+
+/* --- Data breakpoints --------------------------------------------------------------------------------------------- */
+
 static void watch(u64 address, u32 rw, u32 len)
 {
 	start();
@@ -273,6 +318,7 @@ void guest_main(void)
 	test_step();
 	test_breakpoint_instructions();
 	test_exec();
+	test_rf();
 	test_data();
 	test_registers();
 }

@@ -176,7 +176,11 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 		c->rip = jit_site_cut(site, rip + i->len);
 	jit_sync(j);
 	mxcsr_from_cpu(j);
-	bool leave = c->smc || j->mode == JIT_MODE_NONE || (!ends && j->forget_calls) || loop_attention(c);
+	bool leave = c->smc || j->mode == JIT_MODE_NONE || (ends ? j->alone : j->forget_calls) ||
+		     loop_attention(c);
+	/* See loop_exec(): what IRET has loaded is gone with the next instruction. */
+	if (!leave)
+		c->rflags &= ~FL_RF;
 	c->smc = false;
 	j->forget_calls = false; /* else stubs.c has done it */
 	j->exit_code = leave;
@@ -236,8 +240,8 @@ void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 entry)
 	jit_sync(j);
 	mxcsr_from_cpu(j);
 	/* The rest of the block relies on what it has found ready. */
-	bool leave = j->forget_calls || (j->vec_bad & ~bad & ~(u32)VEC_AWAY) || c->smc || !known || site->span || site->leave ||
-		     block_ends_at(i) || loop_attention(c);
+	bool leave = j->forget_calls || (j->vec_bad & ~bad & ~(u32)VEC_AWAY) || c->smc || !known || site->span ||
+		     site->leave || block_ends_at(i) || loop_attention(c);
 	if (!block_ends_at(i))
 		c->rip = jit_site_cut(site, rip + i->len);
 	c->smc = false;
@@ -281,10 +285,9 @@ static void jump_enter(struct jit *j, bool user, u64 key, u64 code)
 /* From now on generated code finds @b at cpu->rip by itself. */
 static void remember(struct jit *j, const struct jit_block *b)
 {
-	u64 rip = j->cpu->rip, key = rip ^ j->epoch;
+	u64 key = j->cpu->rip ^ j->epoch;
 
-	if (rip >> 47 == 0 || rip >> 47 == 0x1ffff)
-		jump_enter(j, jit_mode_is_user(b->mode), key, b->entry);
+	jump_enter(j, jit_mode_is_user(b->mode), key, b->entry);
 	if (b->mode == MMU_USER && !b->fixed)
 		j->shared[jit_shared_index(b->code)] = (struct jump_entry){(u64)b->code, b->entry};
 }
@@ -384,6 +387,7 @@ u64 jit_lookup(struct jit *j)
 
 struct jit_link *jit_block_run(struct jit *j, const struct jit_block *b)
 {
+	j->cpu->rflags &= ~FL_RF; /* as in loop_exec() */
 	jit_flags_from_cpu(j);
 	j->mxcsr = _mm_getcsr(); /* a signal may have changed it */
 	mxcsr_from_cpu(j);

@@ -100,7 +100,7 @@ static bool emit_sti(struct tr *t, unsigned n, const struct insn *i)
 
 /* --- RFLAGS ------------------------------------------------------------------------------------------------------ */
 
-/* RFLAGS with the arithmetic flags of the slot into @to, as PUSHF and SYSCALL save it: without RF. */
+/* RFLAGS with the arithmetic flags of the slot into @to. RF is clear in generated code. */
 static void emit_gather_flags(struct jit *j, unsigned to)
 {
 	struct emit *e = &j->e;
@@ -116,9 +116,6 @@ static void emit_gather_flags(struct jit *j, unsigned to)
 	emit8(e, 0x0a);
 	emit_modrm_abs(e, to, ah);
 	emit_ra(e, 1, 0x0b, to, &j->cpu->rflags); /* whose arithmetic flags are clear in generated code */
-	emit_bytes(e, "\x41\x0f\xba", 3);         /* btr to, 16 */
-	emit8(e, 0xf0 | (to & 7));
-	emit8(e, 16);
 }
 
 /* The slot's flags out of S1, whose low byte is cut to them. */
@@ -169,7 +166,7 @@ static bool emit_popf(struct tr *t, unsigned n, const struct insn *i)
 	emit_rr(e, 0, 0x8b, S0, S1);
 	emit_bytes(e, "\x41\x81\xe6", 3); /* and r14d, IF */
 	emit32(e, FL_IF);
-	emit_rflags(t, OP_AND, ~(FL_IF | FL_RF));
+	emit_rflags(t, OP_AND, ~FL_IF);
 	emit_ra(e, 0, 0x09, S0, &t->j->cpu->rflags);
 	emit_scatter_flags(t->j);
 	tr_emit_rsp_add(t, 8);

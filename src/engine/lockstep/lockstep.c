@@ -247,6 +247,7 @@ static void report(const struct lockstep *l, const struct cpu *c, enum ending en
 /* False: the engines differ. */
 static bool run_both(struct lockstep *l, struct cpu *c, enum ending *end)
 {
+	c->rflags &= ~FL_RF; /* as jit_block_run() has it */
 	state_keep(&l->before, c);
 	undo_begin(&l->undo, c);
 	l->end = *end = attempt(c, run_jit);
