@@ -129,9 +129,11 @@ static void place_indirect(struct gen *g, unsigned block, bool call)
 	}
 }
 
+/* Functions call those behind them, so that each program ends. */
 static void place_call(struct gen *g)
 {
-	unsigned fn = g->nr_main + (unsigned)rng_below(g->nr_blocks - g->nr_main);
+	unsigned first = g->in_function ? g->block + 1 : g->nr_main;
+	unsigned fn = first + (unsigned)rng_below(g->nr_blocks - first);
 
 	need_stack(g);
 	if (rng() & 1)
@@ -165,6 +167,27 @@ static void place_end(struct gen *g)
 	}
 }
 
+/* Now and then to the caller's caller. */
+static void place_return(struct gen *g)
+{
+	u8 word = (u8)(g->p->bits / 8);
+
+	if (rng_chance(8))
+		place_rex(g, 8, BYTES(0x8d, 0x64, 0x24, word)); /* LEA rSP, [rSP + word] */
+	place(g, BYTES(0xc3));
+}
+
+static void place_nested_call(struct gen *g)
+{
+	place_call(g);
+	g->undefined |= g->carried;
+}
+
+static bool may_call(const struct gen *g)
+{
+	return g->in_function && g->rsp_good && g->block + 1 < g->nr_blocks && !(g->undefined & ~g->carried);
+}
+
 static void place_block(struct gen *g)
 {
 	unsigned nr = 1 + (unsigned)rng_below(rng_chance(4) ? 30 : 10);
@@ -175,6 +198,8 @@ static void place_block(struct gen *g)
 		u64 r = rng_below(100);
 		if (r < 6 && !g->in_function)
 			place_stack(g);
+		else if (r < 6 && may_call(g))
+			place_nested_call(g);
 		else if (r < 9)
 			place_patchable(g);
 		else if (r < 10)
@@ -244,7 +269,7 @@ void program_generate(struct program *p, unsigned bits)
 	for (g.block++; g.block < g.nr_blocks; g.block++) {
 		g.rsp_good = true;
 		place_block(&g);
-		place(&g, BYTES(0xc3));
+		place_return(&g);
 	}
 	for (unsigned n = 0; n < g.nr_fixups; n++) {
 		const struct fixup *x = &g.fixup[n];
