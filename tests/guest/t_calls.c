@@ -80,7 +80,8 @@ static void run(const struct world *w, u64 rip, u64 sum)
  */
 #define CASES(X, R, W, S, ADR) \
 	X(plain, 3 * T, "call 2f; add $1, %edx; jmp 88f\n2: add $2, %edx; ret") \
-	X(nested, 7 * T, "call 2f; add $1, %edx; jmp 88f\n2: call 3f; add $2, %edx; ret\n3: call 4f; add $4, %edx\n4: ret") \
+	X(nested, 7 * T, "call 2f; add $1, %edx; jmp 88f\n2: call 3f; add $2, %edx; ret\n3: call 4f; " \
+	  "add $4, %edx\n4: ret") \
 	X(call_next, T, "call 2f\n2: pop %" R "ax; add $1, %edx") \
 	X(next_returns, 3 * T, "call 2f; add $1, %edx; jmp 88f\n2: call 3f\n3: add $1, %edx; ret") \
 	X(pop_jmp, 3 * T, "call 2f; add $1, %edx; jmp 88f\n2: add $2, %edx; pop %" R "ax; jmp *%" R "ax") \
@@ -88,49 +89,62 @@ static void run(const struct world *w, u64 rip, u64 sum)
 	X(skip, T, "call 2f\n3: add $64, %edx\n4: add $1, %edx; jmp 88f\n2: add" S " $4b - 3b, (%" R "sp); ret") \
 	X(skip_once, 65 * T - 64, "call 2f\n3: add $64, %edx\n4: add $1, %edx; jmp 88f\n" \
 	  "2: cmp $3, %edi; jne 5f; add" S " $4b - 3b, (%" R "sp)\n5: ret") \
-	X(drop_frame, T, "call 2f; add $1, %edx; jmp 88f\n2: call 3f; add $64, %edx; ret\n3: lea " W "(%" R "sp), %" R "sp; ret") \
+	X(drop_frame, T, "call 2f; add $1, %edx; jmp 88f\n2: call 3f; add $64, %edx; " \
+	  "ret\n3: lea " W "(%" R "sp), %" R "sp; ret") \
 	X(drop_once, 65 * T - 64, "call 2f; add $1, %edx; jmp 88f\n2: call 3f; add $64, %edx; ret\n" \
 	  "3: cmp $3, %edi; jne 4f; lea " W "(%" R "sp), %" R "sp\n4: ret") \
 	X(unwind, T, "mov %" R "sp, %" R "bp; call 2f; add $1, %edx; jmp 88f\n2: call 3f; add $64, %edx; ret\n" \
 	  "3: call 4f; add $64, %edx; ret\n4: lea -" W "(%" R "bp), %" R "sp; ret") \
-	X(unwind_jmp, 3 * T, "mov %" R "sp, %" R "bp; call 2f\n5: add $1, %edx; cmp %" R "sp, %" R "bp; jne 88f; add $2, %edx; jmp 88f\n" \
+	X(unwind_jmp, 3 * T, "mov %" R "sp, %" R "bp; call 2f\n5: add $1, %edx; cmp %" R "sp, %" R "bp; " \
+	  "jne 88f; add $2, %edx; jmp 88f\n" \
 	  "2: call 3f; add $64, %edx; ret\n3: mov %" R "bp, %" R "sp; " ADR("5b", "ax") "; jmp *%" R "ax") \
 	X(push_ret, T, ADR("2f", "ax") "; push %" R "ax; ret; add $64, %edx\n2: add $1, %edx") \
-	X(push_ret_ret, 7 * T, "call 2f; add $1, %edx; jmp 88f\n2: " ADR("3f", "ax") "; push %" R "ax; add $2, %edx; ret\n" \
+	X(push_ret_ret, 7 * T, "call 2f; add $1, %edx; jmp 88f\n2: " ADR("3f", "ax") "; push %" R "ax; " \
+	  "add $2, %edx; ret\n" \
 	  "3: add $4, %edx; ret") \
 	X(ret_imm, 8 * T, "push $3; push $4; call 2f; add $1, %edx; jmp 88f\n" \
 	  "2: add " W "(%" R "sp), %edx; add 2*" W "(%" R "sp), %edx; ret $2*" W) \
-	X(ret_imm_large, 3 * T, "sub $0x1230, %" R "sp; call 2f; add $1, %edx; jmp 88f\n2: add $2, %edx; ret $0x1230") \
+	X(ret_imm_large, 3 * T, "sub $0x1230, %" R "sp; call 2f; add $1, %edx; jmp 88f\n2: add $2, %edx; " \
+	  "ret $0x1230") \
 	X(coroutine, 33 * T, "lea -0x400(%" R "sp), %" R "bp; " ADR("3f", "ax") "; mov %" R "ax, (%" R "bp)\n" \
 	  "call 2f; add $1, %edx; call 2f; add $1, %edx; call 2f; add $1, %edx; jmp 88f\n" \
 	  "2: xchg %" R "sp, %" R "bp; ret\n3: add $10, %edx; call 2b; jmp 3b") \
 	X(recursion, 490 * T + T * (T + 1) / 2, "mov %edi, %ecx; add $490, %ecx; call 2f; jmp 88f\n" \
 	  "2: dec %ecx; jz 3f; call 2b\n3: add $1, %edx; ret") \
-	X(deep_recursion, 20 * (T - 2) + 2 * 5000, "mov $20, %ecx; mov $5000, %eax; cmp $3, %edi; cmove %eax, %ecx; cmp $7, %edi\n" \
+	X(deep_recursion, 20 * (T - 2) + 2 * 5000, "mov $20, %ecx; mov $5000, %eax; cmp $3, %edi; " \
+	  "cmove %eax, %ecx; cmp $7, %edi\n" \
 	  "cmove %eax, %ecx; call 2f; jmp 88f\n2: dec %ecx; jz 3f; call 2b\n3: add $1, %edx; ret") \
-	X(two_calls, 55 * T, "mov $10, %ecx; call 2f; add %eax, %edx; jmp 88f\n2: mov %ecx, %eax; cmp $2, %ecx; jb 3f\n" \
-	  "push %" R "cx; dec %ecx; call 2b; pop %" R "cx; push %" R "ax; sub $2, %ecx; call 2b; pop %" R "cx; add %ecx, %eax\n3: ret") \
+	X(two_calls, 55 * T, "mov $10, %ecx; call 2f; add %eax, %edx; jmp 88f\n2: mov %ecx, %eax; " \
+	  "cmp $2, %ecx; jb 3f\n" \
+	  "push %" R "cx; dec %ecx; call 2b; pop %" R "cx; push %" R "ax; sub $2, %ecx; call 2b; " \
+	  "pop %" R "cx; add %ecx, %eax\n3: ret") \
 	X(by_register, 3 * T, ADR("2f", "ax") "; call *%" R "ax; add $1, %edx; jmp 88f\n2: add $2, %edx; ret") \
-	X(by_memory, 3 * T, ADR("2f", "ax") "; push %" R "ax; call *(%" R "sp); add $1, %edx; pop %" R "ax; jmp 88f\n" \
+	X(by_memory, 3 * T, ADR("2f", "ax") "; push %" R "ax; call *(%" R "sp); add $1, %edx; pop %" R "ax; " \
+	  "jmp 88f\n" \
 	  "2: add $2, %edx; ret") \
 	X(by_table, 30 * T, ADR("2f", "ax") "; push %" R "ax; " ADR("3f", "ax") "; push %" R "ax; xor %ecx, %ecx\n" \
 	  "5: call *(%" R "sp,%" R "cx," W "); inc %ecx; cmp $2, %ecx; jb 5b; pop %" R "ax; pop %" R "ax; jmp 88f\n" \
 	  "2: add $10, %edx; ret\n3: add $20, %edx; ret") \
-	X(either, 5 * T / 2, ADR("2f", "ax") "; " ADR("3f", "cx") "; test $1, %edi; cmove %" R "cx, %" R "ax; call *%" R "ax\n" \
+	X(either, 5 * T / 2, ADR("2f", "ax") "; " ADR("3f", "cx") "; test $1, %edi; cmove %" R "cx, %" R "ax; " \
+	  "call *%" R "ax\n" \
 	  "add $1, %edx; jmp 88f\n2: add $1, %edx; ret\n3: add $2, %edx; ret") \
 	X(data_behind, 6 * T, "call 2f; .byte 5; add $1, %edx; jmp 88f\n" \
 	  "2: pop %" R "si; movzbl (%" R "si), %eax; add %eax, %edx; inc %" R "si; push %" R "si; ret") \
 	X(twice, 2 * T, "mov $2, %ecx; call 2f; add $1, %edx; dec %ecx; jz 88f; ret\n2: push" S " (%" R "sp); ret") \
-	X(flags_call, T, "imul $0x9d, %edi, %eax; and $0x8d5, %eax; or $2, %eax; push %" R "ax; popf; call 2f; add $1, %edx; jmp 88f\n" \
+	X(flags_call, T, "imul $0x9d, %edi, %eax; and $0x8d5, %eax; or $2, %eax; push %" R "ax; popf; " \
+	  "call 2f; add $1, %edx; jmp 88f\n" \
 	  "2: pushf; pop %" R "cx; xor %ecx, %eax; and $0x8d5, %eax; add %eax, %edx; ret") \
-	X(flags_ret, T, "imul $0x9d, %edi, %eax; and $0x8d5, %eax; or $2, %eax; call 2f; pushf; pop %" R "cx; xor %ecx, %eax\n" \
+	X(flags_ret, T, "imul $0x9d, %edi, %eax; and $0x8d5, %eax; or $2, %eax; call 2f; pushf; pop %" R "cx; " \
+	  "xor %ecx, %eax\n" \
 	  "and $0x8d5, %eax; add %eax, %edx; add $1, %edx; jmp 88f\n2: push %" R "ax; popf; ret") \
 	X(flags_made, 2 * T, "mov %edi, %eax; call 2f; jc 3f; jo 3f; jz 3f; jns 88f\n3: inc %edx; jmp 88f\n" \
 	  "2: test $1, %edi; jnz 4f; inc %edx; add $0x7fffffff, %eax; ret\n4: inc %edx; cmp %eax, %eax; ret") \
-	X(step, 5 * T, "call 2f; pushf; and" S " $~0x100, (%" R "sp); popf; jmp 88f\n2: pushf; or" S " $0x100, (%" R "sp); popf; nop; ret") \
+	X(step, 5 * T, "call 2f; pushf; and" S " $~0x100, (%" R "sp); popf; jmp 88f\n2: pushf; " \
+	  "or" S " $0x100, (%" R "sp); popf; nop; ret") \
 	X(interrupt_and_fault, 8 * T, "call 2f; add $1, %edx; jmp 88f\n2: int $0x81; add (%" R "bx), %edx; ret") \
 	X(undefined, 3 * T, "call 2f; add $1, %edx; jmp 88f\n2: ud2; add $2, %edx; ret") \
-	X(signal, 7 * T, ADR("3f", "ax") "; call 2f; add $1, %edx; jmp 88f\n2: int $0x82; add $2, %edx; ret\n3: add $4, %edx; ret") \
+	X(signal, 7 * T, ADR("3f", "ax") "; call 2f; add $1, %edx; jmp 88f\n2: int $0x82; add $2, %edx; " \
+	  "ret\n3: add $4, %edx; ret") \
 	CROSS(X, 0) CROSS(X, 1) CROSS(X, 2) CROSS(X, 4) CROSS(X, 5) CROSS(X, 6) \
 	X(ret_ends_page, 3 * T, "call 2f; add $1, %edx; jmp 88f; .balign 4096; .skip 4092\n2: add $2, %edx; ret") \
 	X(ret_begins_page, 3 * T, "call 2f; add $1, %edx; jmp 88f; .balign 4096; .skip 4093\n2: add $2, %edx; ret")
