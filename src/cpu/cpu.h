@@ -267,7 +267,9 @@ struct tlb {
 	bool exec_local;  /* the supervisor has had exec tags of non-global pages since the last flush */
 	bool exec_shared; /* the user has had exec tags of global pages since the last full flush */
 	u64 write_gen;    /* counts tlb_drop_writes() */
-	u32 writer[1u << 13]; /* by a hash of the host page: whose write tag is set, see tlb.c */
+	struct tlb_writers {
+		u32 id[4];
+	} writers[1u << 14]; /* by a hash of the host page: whose write tag is set, see tlb.c */
 	struct tlb_space space[TLB_SPACES];
 	u32 victim_at[TLB_VICTIMS]; /* as in the journal */
 	bool victim_global[TLB_VICTIMS];

@@ -108,16 +108,16 @@ static void exec_gone(struct tlb *tlb, unsigned idx, unsigned i)
 /* --- Who writes to a host page ----------------------------------------------------------------------------------- */
 
 /*
- * tlb.writer: 1 + the entry that has the write tag of a page with this hash, if it still has one; MANY: there may be
- * several. So to find the write tags of a page rarely needs a look at all entries.
+ * tlb.writers: 1 + each entry that has the write tag of a page with this hash, and some that had; or the first is MANY:
+ * there are more. So to find the write tags of a page rarely needs a look at all entries.
  */
-#define WRITER_MANY 0xffffffffu
-_Static_assert(NR_MMU_INDEX << TLB_BITS < WRITER_MANY, "the number of an entry and one more");
+#define WRITERS_MANY 0xffffffffu
+_Static_assert(NR_MMU_INDEX << TLB_BITS < WRITERS_MANY, "the number of an entry and one more");
 
-static u32 *writer_of(struct tlb *tlb, u64 host)
+static struct tlb_writers *writers_of(struct tlb *tlb, u64 host)
 {
 	u64 page = host >> PAGE_SHIFT;
-	return &tlb->writer[(page ^ page >> 13) % ARRAY_SIZE(tlb->writer)];
+	return &tlb->writers[(page ^ page >> 14) % ARRAY_SIZE(tlb->writers)];
 }
 
 static struct tlb_entry *entry_of(struct tlb *tlb, u32 id)
@@ -125,20 +125,30 @@ static struct tlb_entry *entry_of(struct tlb *tlb, u32 id)
 	return &tlb->e[ID_IDX(id)][ID_I(id)];
 }
 
+static bool is_writer(struct tlb *tlb, const struct tlb_writers *w, u32 id)
+{
+	const struct tlb_entry *e = entry_of(tlb, id);
+
+	return e->tag_w != tag_none(ID_I(id)) && writers_of(tlb, e->host) == w;
+}
+
 static void writer_note(struct tlb *tlb, u32 id)
 {
-	u32 *w = writer_of(tlb, entry_of(tlb, id)->host);
+	struct tlb_writers *w = writers_of(tlb, entry_of(tlb, id)->host);
+	u32 *place = NULL;
 
-	if (*w == id + 1 || *w == WRITER_MANY)
+	if (w->id[0] == WRITERS_MANY)
 		return;
-	if (*w) {
-		const struct tlb_entry *other = entry_of(tlb, *w - 1);
-		if (other->tag_w != tag_none(ID_I(*w - 1)) && writer_of(tlb, other->host) == w) {
-			*w = WRITER_MANY;
+	for (unsigned n = 0; n < ARRAY_SIZE(w->id); n++) {
+		if (w->id[n] == id + 1)
 			return;
-		}
+		if (!w->id[n] || !is_writer(tlb, w, w->id[n] - 1))
+			place = &w->id[n];
 	}
-	*w = id + 1;
+	if (place)
+		*place = id + 1;
+	else
+		w->id[0] = WRITERS_MANY;
 }
 
 static void drop_write(struct tlb *tlb, u32 id, u64 host)
@@ -153,27 +163,27 @@ void tlb_drop_writes(struct cpu *c, const u8 *host)
 {
 	struct tlb *tlb = c->tlbs;
 	u64 page = (u64)host & PAGE_MASK;
-	u32 *w = writer_of(tlb, page);
+	struct tlb_writers *w = writers_of(tlb, page);
 
 	tlb->write_gen++;
 	tlb->nr_victims = 0;
-	if (*w != WRITER_MANY) {
-		if (*w)
-			drop_write(tlb, *w - 1, page);
+	if (w->id[0] != WRITERS_MANY) {
+		for (unsigned n = 0; n < ARRAY_SIZE(w->id); n++)
+			if (w->id[n])
+				drop_write(tlb, w->id[n] - 1, page);
 		return;
 	}
-	*w = 0;
+	memset(w, 0, sizeof(*w));
 	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
 		for (unsigned i = 0; i < TLB_SIZE; i++) {
 			if (!chunk_touched(tlb, idx, i)) {
 				i += CHUNK - 1;
 				continue;
 			}
-			struct tlb_entry *e = &tlb->e[idx][i];
-			if (e->tag_w == tag_none(i))
+			if (tlb->e[idx][i].tag_w == tag_none(i))
 				continue;
 			drop_write(tlb, ID(idx, i), page);
-			if (e->tag_w != tag_none(i) && writer_of(tlb, e->host) == w)
+			if (is_writer(tlb, w, ID(idx, i)))
 				writer_note(tlb, ID(idx, i));
 		}
 }

@@ -76,6 +76,27 @@ static void test_turns(void **state)
 	assert_int_equal(c->stat.tlb_misses, walks + 1);
 }
 
+/* However many addresses a page is written at, and pages are: it has no write tag any more, the others have theirs. */
+static void test_drop_writes_many(void **state)
+{
+	struct fixture *f = *state;
+	struct cpu *c = &f->cpu;
+
+	paging_on(f, PAGING_4);
+	for (unsigned n = 0; n < 16; n++) {
+		map_page(f, PAGING_4, LA + n * PAGE_SIZE, n % 2 ? 0x10000 : 0x11000 + n / 2 * 0x1000, 12, P_W, P_W);
+		ASSERT_FINE(c, mem_write(c, SEG_DS, LA + n * PAGE_SIZE, 1, n));
+	}
+	for (unsigned turn = 0; turn < 2; turn++) {
+		tlb_drop_writes(c, f->ram + 0x10000);
+		for (unsigned n = 0; n < 16; n++)
+			assert_int_equal(tlb_at(c, LA + n * PAGE_SIZE)->tag_w == LA + n * PAGE_SIZE, n % 2 == 0);
+		/* Some write again. */
+		for (unsigned n = 1; n < 6; n += 2)
+			ASSERT_FINE(c, mem_write(c, SEG_DS, LA + n * PAGE_SIZE, 1, n));
+	}
+}
+
 static void test_cr3_write(void **state)
 {
 	struct fixture *f = *state;
@@ -402,7 +423,8 @@ int main(void)
 		TEST(test_invlpg), TEST(test_invlpg_large), TEST(test_turns), TEST(test_cr3_write),
 		TEST(test_cr3_write_replaced), TEST(test_cr3_write_many), TEST(test_pcid), TEST(test_pcid_cr3),
 		TEST(test_pcid_invlpg), TEST(test_pcid_invpcid), cmocka_unit_test(test_pcid_flush_many),
-		TEST(test_pcid_many), TEST(test_pcid_drop_writes), TEST(test_exec_gen),
+		TEST(test_pcid_many), TEST(test_pcid_drop_writes), TEST(test_drop_writes_many),
+		TEST(test_exec_gen),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
