@@ -126,8 +126,9 @@ bool tr_leave(struct tr *t, unsigned n, const struct insn *i)
 		return false;
 	begin_stack(t, n, i);
 	struct slow_path *s = emit_stack_at(t, i, H_RBP, 0, ACC_READ);
+	emit_rm_disp(t->e, tr_w(t), 0x8b, S1, S0, t->disp);
 	emit_rm_disp(t->e, tr_w(t), 0x8d, H_GUEST_RSP, H_RBP, t->word);
-	emit_rm_disp(t->e, tr_w(t), 0x8b, H_RBP, S0, t->disp);
+	emit_rr(t->e, tr_w(t), 0x8b, H_RBP, S1);
 	tr_slow_done(t, s);
 	return true;
 }
