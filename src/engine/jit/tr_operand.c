@@ -160,7 +160,8 @@ struct jit_site *tr_new_site(struct tr *t, const struct insn *i)
 		return NULL;
 	}
 	*s = (struct jit_site){.block = low_ref(t->b), .place = t->place, .align = align_of(i),
-			       .masked = tr_is_masked(i), .fixed = t->b->fixed, .is_32 = (t->b->mode & JIT_MODE_32) != 0};
+			       .masked = tr_is_masked(i), .fixed = t->b->fixed,
+			       .is_32 = (t->b->mode & JIT_MODE_32) != 0};
 	return s;
 }
 
