@@ -477,10 +477,8 @@ static void prepare(void)
 {
 	u32 id[4];
 
-	user_init();
-	root = user_space_new();
+	root = user_begin();
 	other_root = user_space_new();
-	write_cr3(root);
 	for (unsigned r = 0; r < NR_RANGES; r++)
 		for (unsigned n = 0; n < STACK_SIZE / 4096; n++) {
 			user_map(root, USER_DATA(r, n), FRAME(STACK + n) | RW);

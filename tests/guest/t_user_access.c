@@ -269,9 +269,7 @@ static void test_case(const struct access *c)
 
 void guest_main(void)
 {
-	user_init();
-	root = user_space_new();
-	write_cr3(root);
+	root = user_begin();
 	make_places();
 	for (unsigned at = 0; at < PAGES * 4096; at += 8)
 		*(u64 *)(PATTERN + at) = numbers[at / 8 & 15] + (at & 0x1040);

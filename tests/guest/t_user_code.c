@@ -235,9 +235,7 @@ static void test_kernel(void)
 
 void guest_main(void)
 {
-	user_init();
-	root = user_space_new();
-	write_cr3(root);
+	root = user_begin();
 	user_vectors();
 	for (unsigned n = 0; n < NR_WRITERS; n++)
 		test_writer(&writers[n]);

@@ -372,9 +372,7 @@ static void test_interrupts(void)
 
 void guest_main(void)
 {
-	user_init();
-	root = user_space_new();
-	write_cr3(root);
+	root = user_begin();
 	user_vectors();
 	trap_table[1] = on_debug;
 	test_step();

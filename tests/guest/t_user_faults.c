@@ -486,9 +486,7 @@ static void test_bases(void)
 
 void guest_main(void)
 {
-	user_init();
-	root = user_space_new();
-	write_cr3(root);
+	root = user_begin();
 	vectors = user_vectors();
 	test_ops();
 	test_strings();

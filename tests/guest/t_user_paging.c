@@ -440,10 +440,8 @@ void guest_main(void)
 {
 	u32 id[4];
 
-	user_init();
-	root = user_space_new();
+	root = user_begin();
 	root_b = user_space_new();
-	write_cr3(root);
 	fill_frames();
 	test_accessed_dirty();
 	test_invlpg();

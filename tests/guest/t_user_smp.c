@@ -313,9 +313,7 @@ static void test_atomics(void)
 
 void guest_main(void)
 {
-	user_init();
-	root = user_space_new();
-	write_cr3(root);
+	root = user_begin();
 	for (unsigned r = 0; r < NR_RANGES; r++)
 		user_map(root, USER_DATA(r, 1), (u64)control | RW | PG_NX);
 	trap_table[14] = on_fault;

@@ -115,6 +115,14 @@ void user_init(void)
 	trap_table[0x80] = user_end;
 }
 
+u64 user_begin(void)
+{
+	user_init();
+	u64 root = user_space_new();
+	write_cr3(root);
+	return root;
+}
+
 int user_vectors(void)
 {
 	u32 id[4];

@@ -40,6 +40,8 @@ void user_init(void);
 int user_vectors(void);
 /* A page table root: what is below 4 GiB is the kernel's identity map, and code and stacks of all ranges. */
 u64 user_space_new(void);
+/* user_init(), and a new address space, which is entered: its CR3. */
+u64 user_begin(void);
 /* The entry that maps @la: of a page table (@level 1) or a page directory (2). Tables are made on the way to it. */
 volatile u64 *user_entry(u64 root, u64 la, int level);
 /* Sets the entry of a 4 KiB page, and INVLPG. */
