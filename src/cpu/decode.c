@@ -54,9 +54,7 @@ static inline s64 sign_extend(u64 v, unsigned bytes)
 	return (s64)(v << shift) >> shift;
 }
 
-enum { NO_PREFIX, LEGACY_PREFIX, REX_PREFIX };
-
-static const u8 prefix_kind[256] = {
+const u8 decode_prefixes[256] = {
 	[0x26] = LEGACY_PREFIX, [0x2e] = LEGACY_PREFIX, [0x36] = LEGACY_PREFIX, [0x3e] = LEGACY_PREFIX,
 	[0x40 ... 0x4f] = REX_PREFIX, [0x64 ... 0x67] = LEGACY_PREFIX, [0xf0] = LEGACY_PREFIX,
 	[0xf2 ... 0xf3] = LEGACY_PREFIX,
@@ -69,7 +67,7 @@ static enum decode_status take_prefixes(struct cursor *d)
 		if (lacks(d, 1))
 			return out_of_bytes(d, 1);
 		u8 b = d->p[d->pos];
-		u8 kind = prefix_kind[b];
+		u8 kind = decode_prefixes[b];
 
 		if (kind == NO_PREFIX || (kind == REX_PREFIX && d->bits != 64))
 			return DECODE_OK;

@@ -103,15 +103,12 @@ static void row_layout(struct layout *y, const struct insn_row *r)
 
 static void build_heads(void)
 {
-	static const u8 prefixes[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3};
-
 	for (unsigned map = 0; map < 2; map++)
 		for (unsigned op = 0; op < 256; op++)
 			decode_heads[map][op] = cell_of(ENC_LEGACY, map, op)->modrm ? HEAD_MODRM : 0;
-	for (unsigned n = 0; n < sizeof(prefixes); n++)
-		decode_heads[0][prefixes[n]] = HEAD_PREFIX;
-	for (unsigned rex = 0x40; rex < 0x50; rex++)
-		decode_heads[0][rex] = HEAD_PREFIX;
+	for (unsigned b = 0; b < 256; b++)
+		if (decode_prefixes[b] != NO_PREFIX)
+			decode_heads[0][b] = HEAD_PREFIX;
 	decode_heads[0][0x0f] = HEAD_ESCAPE;
 	decode_heads[0][0xc4] = decode_heads[0][0xc5] = decode_heads[0][0x62] = HEAD_LONGER;
 	decode_heads[1][0x38] = decode_heads[1][0x3a] = HEAD_LONGER;

@@ -54,6 +54,9 @@ extern struct cell decode_cells[NR_SPACE * NR_MAP * 256];
 extern struct candidate decode_candidates[];
 extern struct layout decode_layouts[]; /* by row */
 
+enum { NO_PREFIX, LEGACY_PREFIX, REX_PREFIX };
+extern const u8 decode_prefixes[256]; /* in 64-bit code: in others there is no REX */
+
 /*
  * What a byte says of how 64-bit code goes on: where an instruction begins or behind prefixes, and behind 0F. Without
  * the longer forms, whose opcodes are elsewhere: VEX, EVEX, 0F 38, 0F 3A.

@@ -203,7 +203,7 @@ void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to)
 	l->next = to->incoming;
 	to->incoming = low_ref(l);
 	emit_patch(l->saved && to->flags_live ? saved : jump,
-		   (u8 *)(to->entry - (u64)j->e.rx) + (l->back ? 0 : to->poll));
+		   emit_place(&j->e, to->entry) + (l->back ? 0 : to->poll));
 }
 
 /* All the far links to @b. */
@@ -258,7 +258,7 @@ void jit_block_kill(struct jit *j, struct jit_block *b)
 	if (shared->code == b->entry)
 		*shared = (struct jump_entry){0};
 	/* What the jump cache has of it leads on, by way of its entry. */
-	struct emit e = {.p = (u8 *)(b->entry - (u64)j->e.rx), .rx = j->e.rx};
+	struct emit e = {.p = emit_place(&j->e, b->entry), .rx = j->e.rx};
 	emit_jmp(&e, j->stub_miss[1]);
 }
 

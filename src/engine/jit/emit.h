@@ -22,6 +22,12 @@ static inline u64 emit_here(const struct emit *e)
 	return (u64)e->p + (u64)e->rx;
 }
 
+/* The other way: where to write what is executed at @here. */
+static inline u8 *emit_place(const struct emit *e, u64 here)
+{
+	return (u8 *)(here - (u64)e->rx);
+}
+
 /* Bytes at @p: what comes behind them. Whole instructions are put together so, e->p changes once for each. */
 static inline u8 *put8(u8 *p, unsigned b)
 {
@@ -200,6 +206,12 @@ static inline u8 *emit_jcc(struct emit *e, unsigned cc)
 static inline u8 *emit_jmp_later(struct emit *e)
 {
 	e->p = put32(put8(e->p, 0xe9), 0);
+	return e->p - 4;
+}
+
+static inline u8 *emit_call_later(struct emit *e)
+{
+	e->p = put32(put8(e->p, 0xe8), 0);
 	return e->p - 4;
 }
 

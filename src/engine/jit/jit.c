@@ -80,8 +80,7 @@ static void sync_levels(struct jit *j)
 			l->mmu_index = index[n];
 			l->tlb = c->tlbs->e[index[n]];
 		}
-		j->level_ok = (c->efer & EFER_SCE) && (c->efer & EFER_LMA) &&
-			      (u64)((s64)(c->lstar << 16) >> 16) == c->lstar;
+		j->level_ok = (c->efer & EFER_SCE) && (c->efer & EFER_LMA) && jit_has_key(c->lstar);
 		j->seen.cr0 = c->cr0;
 		j->seen.cr4 = c->cr4;
 		j->seen.efer = c->efer;

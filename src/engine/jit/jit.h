@@ -155,6 +155,12 @@ struct jump_entry {
 };
 #define JUMP_HASH 0x61c88647u
 
+/* Of a RIP, that it is canonical with 48 bits: only then the upper ones of its key are the epoch's. */
+static inline bool jit_has_key(u64 rip)
+{
+	return (u64)((s64)(rip << 16) >> 16) == rip;
+}
+
 static inline unsigned jit_jump_index(u64 key)
 {
 	return (u32)key * JUMP_HASH >> (32 - JUMP_BITS);
@@ -227,7 +233,7 @@ struct jit {
 	struct jit_block *far_to[JIT_FAR_MAX];
 	struct jit_block *hash[1u << JIT_HASH_BITS];
 	struct jit_block *page[1u << JIT_HASH_BITS];
-	u64 hash_key;          /* of jit_mark.content */
+	u64 hash_key;          /* of jit_mark.content; no guest knows it: see stubs.c too */
 	/* counts the moments since which the client may have written to guest memory: see jit.c */
 	u64 client_gen;
 	bool kicked;           /* the last run ended for somebody outside */

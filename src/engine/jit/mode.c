@@ -18,9 +18,8 @@ static u8 mode_of(const struct cpu *c)
 {
 	const struct segment *cs = &c->seg[SEG_CS];
 
-	/* Addresses that only 57 bits make canonical are not for jump_entry.key. */
 	if (likely(c->mode == MODE_64))
-		return (u64)((s64)(c->rip << 16) >> 16) == c->rip ? c->mmu_index : JIT_MODE_NONE;
+		return jit_has_key(c->rip) ? c->mmu_index : JIT_MODE_NONE;
 	if ((c->mode != MODE_PROT32 && c->mode != MODE_COMPAT32) || (u32)cs->base || cs->limit != ~0u ||
 	    c->stack_bits != 32 || !is_flat(&c->seg[SEG_SS]) || !is_flat(&c->seg[SEG_DS]) || !is_flat(&c->seg[SEG_ES]))
 		return JIT_MODE_NONE;

@@ -120,11 +120,12 @@ void jit_emit_tlb_entry(struct jit *j)
 	emit32(e, (TLB_SIZE - 1) * sizeof(struct tlb_entry));
 }
 
+enum { TO_CALL = 2, TO_JUMP = 4 }; /* ModRM.reg of opcode FF */
+
 /* To the code of entry S1 of the jump cache. */
-static void emit_jmp_entry(struct jit *j, bool user)
+static void emit_to_entry(struct jit *j, bool user, unsigned how)
 {
-	emit_bytes(&j->e, "\x41\xff\xa7", 3); /* jmp [r15 + code] */
-	emit32(&j->e, (u64)&j->jump[user][0].code);
+	emit_rm_disp(&j->e, 0, 0xff, how, S1, (s32)(u64)&j->jump[user][0].code);
 }
 
 /* What jit_jump_index() or jit_shared_index() says of S0 into S1, times 16. */
@@ -157,16 +158,15 @@ static u8 *emit_find(struct jit *j, bool user)
 
 void jit_emit_jump(struct jit *j, bool user)
 {
-	emit_patch(emit_find(j, user), (u8 *)(j->stub_miss[user] - (u64)j->e.rx));
-	emit_jmp_entry(j, user);
+	emit_patch(emit_find(j, user), emit_place(&j->e, j->stub_miss[user]));
+	emit_to_entry(j, user, TO_JUMP);
 }
 
 u8 *jit_emit_call(struct jit *j, bool user)
 {
 	u8 *miss = emit_find(j, user);
 
-	emit_bytes(&j->e, "\x41\xff\x97", 3); /* call [r15 + code] */
-	emit32(&j->e, (u64)&j->jump[user][0].code);
+	emit_to_entry(j, user, TO_CALL);
 	return miss;
 }
 
@@ -226,7 +226,7 @@ static void emit_shared(struct jit *j)
 	emit_rm_disp(e, 1, 0x89, S0, S1, (s32)(u64)&j->jump[1][0].key);
 	emit_rm_disp(e, 1, 0x89, H_RAX, S1, (s32)(u64)&j->jump[1][0].code);
 	emit_pop(e, H_RAX);
-	emit_jmp_entry(j, true);
+	emit_to_entry(j, true, TO_JUMP);
 	for (unsigned n = 0; n < ARRAY_SIZE(none); n++)
 		emit_patch(none[n], e->p);
 }
@@ -241,7 +241,7 @@ static void make_miss(struct jit *j)
 	emit_bytes(e, "\x49\x83\xf7\x10", 4); /* xor r15, sizeof(struct jump_entry) */
 	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->jump[0][0].key);
 	u8 *not_here = emit_jcc(e, CC_NE);
-	emit_jmp_entry(j, false);
+	emit_to_entry(j, false, TO_JUMP);
 	emit_patch(not_here, e->p);
 	j->stub_miss[1] = emit_here(e);
 	emit_ra(e, 1, 0x33, S0, &j->epoch);
@@ -267,7 +267,7 @@ static void make_miss(struct jit *j)
 	emit8(e, 0x80); /* cmp byte [cpl], 3 */
 	emit_modrm_abs(e, 7, &j->cpu->cpl);
 	emit8(e, 3);
-	emit_patch(emit_jcc(e, CC_NE), (u8 *)(j->stub_jump[0] - (u64)e->rx));
+	emit_patch(emit_jcc(e, CC_NE), emit_place(e, j->stub_jump[0]));
 	emit_jmp(e, j->stub_jump[1]);
 }
 

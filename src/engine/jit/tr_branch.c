@@ -187,9 +187,7 @@ static void emit_call_place(struct tr *t, const struct insn *i, jit_place place)
 	emit_push_return(t, i);
 	u8 *deep = emit_keep_return(t);
 	if (t->far || same_page(t, place)) {
-		emit8(t->e, 0xe8); /* call */
-		emit32(t->e, 0);
-		u8 *call = t->e->p - 4;
+		u8 *call = emit_call_later(t->e);
 		emit_returned(t, i);
 		emit_link(t, call, place, false);
 	} else {

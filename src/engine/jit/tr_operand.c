@@ -129,7 +129,6 @@ void tr_lea(struct tr *t, const struct insn *i)
 	unsigned w = i->addrsize == 8 && i->opsize == 8;
 
 	tr_keep_s0(t);
-
 	emit_ea(t, i, 0, loads ? S0 : to, w);
 	if (to != S0 && loads)
 		emit_mov_rr(t->e, to, S0);
