@@ -77,7 +77,7 @@ struct tr {
 	u8 s0, s0_before;    /* the window whose slot S0 holds, 0: none; and before the instruction: see tr_keep_s0() */
 	bool two;            /* the address of the access may be the sum of S0 and S1; false again: it is in S0 */
 	s32 disp;            /* of the access under translation, to S0 */
-	u8 *poll[2];         /* rel32 of the jumps that leave because somebody asked */
+	u8 *poll;            /* rel32 of the jump that leaves because somebody asked */
 	/* the one instruction has so many bytes in this page, and more in the next; 0: it has not */
 	u8 cross;
 	bool far;            /* links may lead to other pages */
@@ -325,10 +325,10 @@ void tr_emit_slow_call(struct tr *t, const struct slow_path *s);
 void tr_emit_late_paths(struct tr *t);
 
 /*
- * translate.c: whether somebody wants the vCPU to look: @leave are the rel32 of jumps taken then. Flags are in their
- * slot.
+ * translate.c: whether somebody wants the vCPU to look: returns the rel32 of a jump taken then. Flags are in their slot.
+ * (kvm_run.immediate_exit is looked at in C alone: a handler that sets it says so, anykvm.h.)
  */
-void tr_emit_look(struct tr *t, u8 *leave[2]);
+u8 *tr_emit_look(struct tr *t);
 
 /* --- tr_system.c, tr_int.c, tr_x87.c: rows with code of their own ------------------------------------------------ */
 

@@ -110,7 +110,7 @@ static bool emit_string(struct tr *t, unsigned n, const struct insn *i)
 {
 	struct emit *e = t->e;
 	bool moves = insn_rows[i->row].sem == &sem_movs;
-	u8 *leave[2], *done[2];
+	u8 *done[2];
 
 	if (i->rep != 0xf3 || i->addrsize != t->word || (moves && !plain_source(t, i)))
 		return false;
@@ -130,10 +130,9 @@ static bool emit_string(struct tr *t, unsigned n, const struct insn *i)
 	emit_rep(t, i, moves);
 	emit_rr(e, 1, 0x85, H_RCX, H_RCX);
 	done[1] = emit_jcc(e, CC_E);
-	tr_emit_look(t, leave);
+	u8 *leave = tr_emit_look(t);
 	emit_patch(emit_jmp_later(e), again);
-	emit_patch(leave[0], e->p);
-	emit_patch(leave[1], e->p);
+	emit_patch(leave, e->p);
 	tr_emit_goto(t, t->place);
 	emit_patch(done[0], e->p);
 	emit_patch(done[1], e->p);

@@ -310,23 +310,14 @@ static void tr_liveness(struct tr *t)
 	t->b->flags_live = live;
 }
 
-void tr_emit_look(struct tr *t, u8 *leave[2])
+u8 *tr_emit_look(struct tr *t)
 {
 	struct emit *e = t->e;
 
 	emit8(e, 0x83); /* cmp dword [request], 0 */
 	emit_modrm_abs(e, 7, &t->j->cpu->request);
 	emit8(e, 0);
-	leave[0] = emit_jcc(e, CC_NE);
-	if ((u64)t->j->cpu->immediate_exit <= INT32_MAX) {
-		emit8(e, 0x80); /* cmp byte [immediate_exit], 0 */
-		emit_modrm_abs(e, 7, t->j->cpu->immediate_exit);
-		emit8(e, 0);
-	} else {
-		emit_mov_imm(e, S0, (u64)t->j->cpu->immediate_exit);
-		emit_bytes(e, "\x41\x80\x3e\x00", 4); /* cmp byte [r14], 0 */
-	}
-	leave[1] = emit_jcc(e, CC_NE);
+	return emit_jcc(e, CC_NE);
 }
 
 /*
@@ -335,14 +326,13 @@ void tr_emit_look(struct tr *t, u8 *leave[2])
  */
 static void emit_poll(struct tr *t)
 {
-	tr_emit_look(t, t->poll);
+	t->poll = tr_emit_look(t);
 	t->b->poll = (u8)(emit_here(t->e) - t->b->entry);
 }
 
 static void emit_poll_exit(struct tr *t)
 {
-	emit_patch(t->poll[0], t->e->p);
-	emit_patch(t->poll[1], t->e->p);
+	emit_patch(t->poll, t->e->p);
 	emit_mov_imm(t->e, S1, (u64)t->b);
 	emit_jmp(t->e, t->j->stub_poll[t->b->fixed]);
 }
