@@ -315,7 +315,7 @@ void tr_jcc(struct tr *t, unsigned n, const struct insn *i);
 void tr_emit_canonical(struct tr *t, const struct insn *i);
 /* Near branches but Jcc. False: not in this form. */
 bool tr_branch(struct tr *t, const struct insn *i);
-/* Goes on at guest address @rip. Flags must be in their slot. */
+/* Goes on at guest address @rip. */
 void tr_emit_goto(struct tr *t, jit_place place);
 /* Goes on at the RIP in S0. Likewise. */
 void tr_emit_lookup(struct tr *t);

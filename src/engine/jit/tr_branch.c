@@ -50,9 +50,10 @@ void tr_emit_goto(struct tr *t, jit_place place)
 	place = jit_cut(t->b, place);
 	if (t->far || same_page(t, place)) {
 		u8 *jump = emit_jmp_later(t->e);
-		emit_link(t, jump, place, false);
+		emit_link(t, jump, place, t->flags == IN_HOST);
 		return;
 	}
+	tr_flags_to_slot(t, FL_ARITH);
 	tr_emit_rip(t, S0, place);
 	tr_emit_lookup(t);
 }
@@ -113,8 +114,7 @@ void tr_emit_late_paths(struct tr *t)
 			continue;
 		}
 		emit_patch(x->from, e->p);
-		if (x->in_host)
-			tr_emit_save_flags(t);
+		t->flags = x->in_host ? IN_HOST : IN_SLOT;
 		tr_emit_goto(t, x->place);
 	}
 }
@@ -301,14 +301,16 @@ bool tr_branch(struct tr *t, const struct insn *i)
 	    ((sem == &sem_jmp_j || sem == &sem_call_j || counted) && !tr_near_target_plain(t, i)) ||
 	    (call && !is_plain(t, t->place + i->len)))
 		return false;
+	if (sem == &sem_jmp_j) {
+		tr_emit_goto(t, branch_target(t, i));
+		return true;
+	}
 	tr_flags_to_slot(t, FL_ARITH);
 	if (counted) {
 		emit_counted(t, i, sem == &sem_loop);
 		return true;
 	}
-	if (sem == &sem_jmp_j) {
-		tr_emit_goto(t, branch_target(t, i));
-	} else if (sem == &sem_call_j) {
+	if (sem == &sem_call_j) {
 		emit_call_place(t, i, branch_target(t, i));
 	} else if (sem == &sem_ret) {
 		emit_ret(t, i);

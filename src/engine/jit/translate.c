@@ -401,10 +401,8 @@ static struct jit_block *translate(struct jit *j, const u8 *p)
 		}
 	}
 	const struct insn *last = &t.insn[t.nr - 1];
-	if (!t.full && (!block_ends_at(last) || tr_is_jcc(last) || tr_goes_on(&t, last))) {
-		tr_flags_to_slot(&t, FL_ARITH);
+	if (!t.full && (!block_ends_at(last) || tr_is_jcc(last) || tr_goes_on(&t, last)))
 		tr_emit_goto(&t, t.place);
-	}
 	emit_poll_exit(&t);
 	tr_emit_late_paths(&t);
 	if (t.full)
