@@ -32,7 +32,8 @@ int cpu_init(struct cpu *c)
 	}
 	/* Zero tags name page 0, which only entry 0 can hold: the rest of the arrays is empty without being touched. */
 	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
-		memset(&c->tlbs->e[idx][0], 0xff, sizeof(c->tlbs->e[idx][0]));
+		for (unsigned acc = 0; acc < NR_ACCESS; acc++)
+			c->tlbs->array[idx].tag[acc][0] = tag_none(0);
 	c->immediate_exit = &no_immediate_exit;
 	c->maxphyaddr = MAXPHYADDR_DEFAULT;
 	c->tsc_ratio = TSC_RATIO_ONE;
@@ -129,7 +130,7 @@ void cpu_update_mode(struct cpu *c)
 	c->cpl = mode == MODE_REAL ? 0 : mode == MODE_VM86 ? 3 : c->seg[SEG_SS].dpl;
 	c->maxlinear = (c->efer & EFER_LMA) && (c->cr4 & CR4_LA57) ? 57 : 48;
 	c->mmu_index = (u8)mmu_index_at(c, c->cpl);
-	c->tlb = c->tlbs->e[c->mmu_index];
+	c->tlb = &c->tlbs->array[c->mmu_index];
 }
 
 _Noreturn void cpu_exit(struct cpu *c, enum exit_reason reason)

@@ -204,15 +204,24 @@ struct cpu_exit {
 /* --- TLB ----------------------------------------------------------------------------------------
  * Direct-mapped; one array per MMU index, so that user and supervisor, WP and SMAP/AC never need a flush.
  * A tag is the linear page address when the access may go straight to the same offset of @host,
- * else one that no access to this entry can have. The write tag is set only when the page's dirty bit (and dirty log)
- * is already set.
+ * else one that no access to this entry can have: see tag_none(). The write tag is set only when the page's dirty bit
+ * (and dirty log) is already set.
  */
+enum access { ACC_READ, ACC_WRITE, ACC_EXEC, NR_ACCESS };
+
 #define TLB_BITS 15
 #define TLB_SIZE (1u << TLB_BITS)
 
+/* Apart, since few entries are used in more than one way: the caches hold twice as many. */
+struct tlb_array {
+	u64 tag[NR_ACCESS][TLB_SIZE];
+	u64 host[TLB_SIZE]; /* address of the host's page */
+};
+
+/* One of them elsewhere. */
 struct tlb_entry {
-	u64 tag_r, tag_w, tag_x;
-	u64 host; /* address of the host's page */
+	u64 tag[NR_ACCESS];
+	u64 host;
 };
 
 /*
@@ -253,7 +262,7 @@ struct tlb_space {
 #define TLB_VICTIMS 8
 
 struct tlb {
-	struct tlb_entry e[NR_MMU_INDEX][TLB_SIZE];
+	struct tlb_array array[NR_MMU_INDEX];
 	u64 touched[NR_MMU_INDEX]; /* bit per TLB_SIZE / 64 entries: one has been filled since the last full flush */
 	u16 journal_n; /* > TLB_JOURNAL: overflowed, sweep all that is touched */
 	u32 journal[TLB_JOURNAL]; /* mmu_index << TLB_BITS | entry */
@@ -308,7 +317,7 @@ struct cpu {
 	u64 gpr[16];
 	u64 rip;
 	u64 rflags;             /* whole and exact after every instruction */
-	struct tlb_entry *tlb;  /* tlbs->e[mmu_index] */
+	struct tlb_array *tlb;  /* &tlbs->array[mmu_index] */
 	u64 code_page;          /* host page (hva & PAGE_MASK) of the block under execution; a store there sets smc */
 	bool smc;               /* the block under execution was written to: re-verify before the next instruction */
 	u8 mode;                /* enum cpu_mode, derived */

@@ -263,7 +263,7 @@ static u64 push_long(struct cpu *c, const struct event *e, unsigned cpl, u64 rsp
 	u8 *hit = tlb_hit(c, mmu_index_at(c, cpl), rsp - size, size, ACC_WRITE);
 	if (likely(hit)) {
 		memcpy(hit, frame + first, size);
-		mem_stored(c, (u64)hit);
+		mem_stored(c, hit);
 		return rsp - size;
 	}
 	struct stack st = stack_long(c, cpl, rsp);

@@ -83,7 +83,7 @@ static void host_store(struct cpu *c, u8 *host, unsigned size, u64 v)
 	case 8: memcpy(host, &v, 8); break;
 	default: memcpy(host, &v, size); break;
 	}
-	mem_stored(c, (u64)host);
+	mem_stored(c, host);
 }
 
 static u64 piece_read(struct cpu *c, const struct piece *p)
@@ -235,7 +235,7 @@ void mem_write_block(struct cpu *c, enum seg_reg seg, u64 la, const void *from, 
 				block_write_mmio(c, p, in + done);
 			} else if (pass == 2 && p.host) {
 				memcpy(p.host, in + done, n);
-				mem_stored(c, (u64)p.host);
+				mem_stored(c, p.host);
 			}
 			done += n;
 		}
@@ -267,7 +267,7 @@ void *mem_host_slow(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum
 		return NULL;
 	struct piece p = piece_get(c, idx, seg, la, size, acc);
 	if (p.host && acc == ACC_WRITE)
-		mem_stored(c, (u64)p.host);
+		mem_stored(c, p.host);
 	return p.host;
 }
 

@@ -40,17 +40,6 @@ void mem_probe(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum acce
  */
 void *mem_host_slow(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum access acc);
 
-static inline struct tlb_entry *tlb_at(const struct cpu *c, u64 la)
-{
-	return &c->tlb[(la >> PAGE_SHIFT) & (TLB_SIZE - 1)];
-}
-
-/* Where the linear address @la, of the page in @e, is on the host. */
-static inline u64 tlb_host(const struct tlb_entry *e, u64 la)
-{
-	return e->host | (la & (PAGE_SIZE - 1));
-}
-
 static inline bool tlb_in_page(u64 la, unsigned size)
 {
 	return (la & (PAGE_SIZE - 1)) + size <= PAGE_SIZE;
@@ -59,28 +48,26 @@ static inline bool tlb_in_page(u64 la, unsigned size)
 /* Where @size bytes at @la are on the host, if an access under @idx may go straight there; else NULL. */
 static inline u8 *tlb_hit(const struct cpu *c, enum mmu_index idx, u64 la, unsigned size, enum access acc)
 {
-	const struct tlb_entry *e = &c->tlbs->e[idx][la >> PAGE_SHIFT & (TLB_SIZE - 1)];
+	const struct tlb_array *a = &c->tlbs->array[idx];
 
-	if (unlikely((acc == ACC_WRITE ? e->tag_w : e->tag_r) != (la & PAGE_MASK) || !tlb_in_page(la, size)))
-		return NULL;
-	return (u8 *)tlb_host(e, la);
+	return likely(tlb_has(a, la, acc) && tlb_in_page(la, size)) ? tlb_host(a, la) : NULL;
 }
 
 /* After a store through host address @p: the running block may have changed itself. */
-static inline void mem_stored(struct cpu *c, u64 hva)
+static inline void mem_stored(struct cpu *c, const u8 *p)
 {
-	if (unlikely((hva & PAGE_MASK) == c->code_page))
+	if (unlikely(((u64)p & PAGE_MASK) == c->code_page))
 		c->smc = true;
 }
 
 static inline void *mem_host(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum access acc)
 {
-	struct tlb_entry *e = tlb_at(c, la);
+	if (likely(tlb_has(c->tlb, la, acc) && tlb_in_page(la, size))) {
+		u8 *p = tlb_host(c->tlb, la);
 
-	if (likely((acc == ACC_WRITE ? e->tag_w : e->tag_r) == (la & PAGE_MASK) && tlb_in_page(la, size))) {
 		if (acc == ACC_WRITE)
-			mem_stored(c, e->host);
-		return (void *)tlb_host(e, la);
+			mem_stored(c, p);
+		return p;
 	}
 	return mem_host_slow(c, seg, la, size, acc);
 }
@@ -88,11 +75,9 @@ static inline void *mem_host(struct cpu *c, enum seg_reg seg, u64 la, unsigned s
 /* @size is a constant in every caller on a hot path. */
 static inline __attribute__((always_inline)) u64 mem_read(struct cpu *c, enum seg_reg seg, u64 la, unsigned size)
 {
-	struct tlb_entry *e = tlb_at(c, la);
-
-	if (likely(e->tag_r == (la & PAGE_MASK) && tlb_in_page(la, size))) {
+	if (likely(tlb_has(c->tlb, la, ACC_READ) && tlb_in_page(la, size))) {
 		u64 v = 0;
-		memcpy(&v, (void *)tlb_host(e, la), size);
+		memcpy(&v, tlb_host(c->tlb, la), size);
 		return v;
 	}
 	return mem_read_slow(c, seg, la, size);
@@ -101,11 +86,10 @@ static inline __attribute__((always_inline)) u64 mem_read(struct cpu *c, enum se
 static inline __attribute__((always_inline))
 void mem_write(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, u64 v)
 {
-	struct tlb_entry *e = tlb_at(c, la);
-
-	if (likely(e->tag_w == (la & PAGE_MASK) && tlb_in_page(la, size))) {
-		memcpy((void *)tlb_host(e, la), &v, size);
-		mem_stored(c, e->host);
+	if (likely(tlb_has(c->tlb, la, ACC_WRITE) && tlb_in_page(la, size))) {
+		u8 *p = tlb_host(c->tlb, la);
+		memcpy(p, &v, size);
+		mem_stored(c, p);
 		return;
 	}
 	mem_write_slow(c, seg, la, size, v);

@@ -230,7 +230,7 @@ static bool walk_set_ad(struct cpu *c, struct walk *w, bool write)
 				return false;
 		}
 		gpa_mark_dirty(s->slot, s->gpa);
-		mem_stored(c, (u64)s->host);
+		mem_stored(c, s->host);
 	}
 	return true;
 }
@@ -303,7 +303,7 @@ void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum acce
 	if (idx == MMU_USER_ALIGN)
 		idx = MMU_USER;
 	if (tlb_recall(c, idx, la, acc))
-		return (void *)tlb_host(&c->tlbs->e[idx][la >> PAGE_SHIFT & (TLB_SIZE - 1)], la);
+		return tlb_host(&c->tlbs->array[idx], la);
 	c->stat.tlb_misses++;
 	if (!la_canonical(c, la))
 		raise_error(c, seg == SEG_SS ? VEC_SS : VEC_GP, 0);
@@ -338,9 +338,9 @@ void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum acce
 const u8 *mmu_code(struct cpu *c, u64 la, u64 *gpa)
 {
 	enum mmu_index idx = c->mmu_index == MMU_USER_ALIGN ? MMU_USER : (enum mmu_index)c->mmu_index;
-	const struct tlb_entry *e = &c->tlbs->e[idx][la >> PAGE_SHIFT & (TLB_SIZE - 1)];
+	const struct tlb_array *a = &c->tlbs->array[idx];
 
-	if (likely(e->tag_x == (la & PAGE_MASK)))
-		return (const u8 *)(tlb_host(e, la));
+	if (likely(tlb_has(a, la, ACC_EXEC)))
+		return tlb_host(a, la);
 	return mmu_fill(c, SEG_CS, la, 1, ACC_EXEC, idx, gpa);
 }

@@ -5,8 +5,6 @@
 #include "cpu/cpu.h"
 #include "cpu/tlb.h"
 
-enum access { ACC_READ, ACC_WRITE, ACC_EXEC };
-
 struct translation {
 	u64 gpa;
 	u8 page_bits;  /* 12, 21, 22, 30 */

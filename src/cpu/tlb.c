@@ -4,14 +4,26 @@
 
 #include "base/bits.h"
 
-static void entry_clear(struct tlb_entry *e, unsigned i)
+/* What entry @i is without a page. */
+static struct tlb_entry entry_none(unsigned i)
 {
-	e->tag_r = e->tag_w = e->tag_x = tag_none(i);
+	return (struct tlb_entry){.tag = {tag_none(i), tag_none(i), tag_none(i)}};
 }
 
-static bool entry_empty(const struct tlb_entry *e, unsigned i)
+static void entry_clear(struct tlb_array *a, unsigned i)
 {
-	return e->tag_r == tag_none(i) && e->tag_w == tag_none(i) && e->tag_x == tag_none(i);
+	for (unsigned acc = 0; acc < NR_ACCESS; acc++)
+		a->tag[acc][i] = tag_none(i);
+}
+
+static bool tag_set(const struct tlb_array *a, unsigned i, enum access acc)
+{
+	return a->tag[acc][i] != tag_none(i);
+}
+
+static bool entry_empty(const struct tlb_array *a, unsigned i)
+{
+	return !tag_set(a, i, ACC_READ) && !tag_set(a, i, ACC_WRITE) && !tag_set(a, i, ACC_EXEC);
 }
 
 /* Before any number of entries change. */
@@ -31,7 +43,8 @@ static void tell(struct cpu *c)
 
 static bool entry_within(const struct tlb_entry *e, u64 mask, u64 base)
 {
-	return (e->tag_r & mask) == base || (e->tag_w & mask) == base || (e->tag_x & mask) == base;
+	return (e->tag[ACC_READ] & mask) == base || (e->tag[ACC_WRITE] & mask) == base ||
+	       (e->tag[ACC_EXEC] & mask) == base;
 }
 
 /* Entries put aside for want of room go with the others: the non-global ones, and those of a page. */
@@ -39,14 +52,14 @@ static void victims_clear_local(struct tlb *tlb)
 {
 	for (unsigned n = 0; n < TLB_VICTIMS; n++)
 		if (!tlb->victim_global[n])
-			entry_clear(&tlb->victim[n], ID_I(tlb->victim_at[n]));
+			tlb->victim[n] = entry_none(ID_I(tlb->victim_at[n]));
 }
 
 static void victims_clear_page(struct tlb *tlb, u64 mask, u64 base)
 {
 	for (unsigned n = 0; n < TLB_VICTIMS; n++)
 		if (entry_within(&tlb->victim[n], mask, base))
-			entry_clear(&tlb->victim[n], ID_I(tlb->victim_at[n]));
+			tlb->victim[n] = entry_none(ID_I(tlb->victim_at[n]));
 }
 
 static bool chunk_touched(const struct tlb *tlb, unsigned idx, unsigned i)
@@ -97,12 +110,12 @@ static void exec_note(struct tlb *tlb, unsigned idx, bool global)
 static void exec_gone(struct tlb *tlb, unsigned idx, unsigned i)
 {
 	struct tlb_gone *g = &tlb->exec_gone[exec_class(idx)];
-	u64 tag = tlb->e[idx][i].tag_x;
+	const struct tlb_array *a = &tlb->array[idx];
 
-	if (tag == tag_none(i))
+	if (!tag_set(a, i, ACC_EXEC))
 		return;
 	g->any = true;
-	bit_set(g->bit[tag >> 63], i % TLB_GONE, true);
+	bit_set(g->bit[a->tag[ACC_EXEC][i] >> 63], i % TLB_GONE, true);
 }
 
 /* --- Who writes to a host page ----------------------------------------------------------------------------------- */
@@ -120,21 +133,17 @@ static struct tlb_writers *writers_of(struct tlb *tlb, u64 host)
 	return &tlb->writers[(page ^ page >> 14) % ARRAY_SIZE(tlb->writers)];
 }
 
-static struct tlb_entry *entry_of(struct tlb *tlb, u32 id)
-{
-	return &tlb->e[ID_IDX(id)][ID_I(id)];
-}
-
 static bool is_writer(struct tlb *tlb, const struct tlb_writers *w, u32 id)
 {
-	const struct tlb_entry *e = entry_of(tlb, id);
+	const struct tlb_array *a = &tlb->array[ID_IDX(id)];
+	unsigned i = ID_I(id);
 
-	return e->tag_w != tag_none(ID_I(id)) && writers_of(tlb, e->host) == w;
+	return tag_set(a, i, ACC_WRITE) && writers_of(tlb, a->host[i]) == w;
 }
 
 static void writer_note(struct tlb *tlb, u32 id)
 {
-	struct tlb_writers *w = writers_of(tlb, entry_of(tlb, id)->host);
+	struct tlb_writers *w = writers_of(tlb, tlb->array[ID_IDX(id)].host[ID_I(id)]);
 	u32 *place = NULL;
 
 	if (w->id[0] == WRITERS_MANY)
@@ -153,10 +162,11 @@ static void writer_note(struct tlb *tlb, u32 id)
 
 static void drop_write(struct tlb *tlb, u32 id, u64 host)
 {
-	struct tlb_entry *e = entry_of(tlb, id);
+	struct tlb_array *a = &tlb->array[ID_IDX(id)];
+	unsigned i = ID_I(id);
 
-	if (e->host == host)
-		e->tag_w = tag_none(ID_I(id));
+	if (a->host[i] == host)
+		a->tag[ACC_WRITE][i] = tag_none(i);
 }
 
 void tlb_drop_writes(struct cpu *c, const u8 *host)
@@ -180,7 +190,7 @@ void tlb_drop_writes(struct cpu *c, const u8 *host)
 				i += CHUNK - 1;
 				continue;
 			}
-			if (tlb->e[idx][i].tag_w == tag_none(i))
+			if (!tag_set(&tlb->array[idx], i, ACC_WRITE))
 				continue;
 			drop_write(tlb, ID(idx, i), page);
 			if (is_writer(tlb, w, ID(idx, i)))
@@ -224,16 +234,16 @@ static void journal_empty(struct tlb *tlb, struct tlb_space *s)
 	for (unsigned n = 0; n < MIN(tlb->journal_n, TLB_JOURNAL); n++) {
 		u32 id = tlb->journal[n];
 		unsigned idx = ID_IDX(id), i = ID_I(id);
-		struct tlb_entry *e = &tlb->e[idx][i];
+		struct tlb_array *a = &tlb->array[idx];
 
 		bit_set(tlb->noted[idx], i, false);
 		if (bit_get(tlb->global[idx], i))
 			continue;
-		if (s && !entry_empty(e, i)) {
+		if (s && !entry_empty(a, i)) {
 			s->at[s->nr] = id;
-			s->e[s->nr++] = *e;
+			s->e[s->nr++] = tlb_get(a, i);
 		}
-		entry_clear(e, i);
+		entry_clear(a, i);
 	}
 }
 
@@ -246,7 +256,7 @@ static void local_sweep(struct tlb *tlb)
 				i += CHUNK - 1;
 			} else if (!bit_get(tlb->global[idx], i)) {
 				exec_gone(tlb, idx, i);
-				entry_clear(&tlb->e[idx][i], i);
+				entry_clear(&tlb->array[idx], i);
 			}
 }
 
@@ -282,16 +292,16 @@ static void space_restore(struct cpu *c, struct tlb_space *s)
 
 	for (unsigned n = 0; n < s->nr; n++) {
 		unsigned idx = ID_IDX(s->at[n]), i = ID_I(s->at[n]);
-		struct tlb_entry *e = &tlb->e[idx][i];
+		struct tlb_array *a = &tlb->array[idx];
 
 		exec_gone(tlb, idx, i);
-		*e = s->e[n];
+		tlb_put(a, i, &s->e[n]);
 		if (!writes)
-			e->tag_w = tag_none(i);
+			a->tag[ACC_WRITE][i] = tag_none(i);
 		journal_note(tlb, idx, i, false);
-		if (e->tag_w != tag_none(i))
+		if (tag_set(a, i, ACC_WRITE))
 			writer_note(tlb, s->at[n]);
-		if (e->tag_x != tag_none(i))
+		if (tag_set(a, i, ACC_EXEC))
 			exec_note(tlb, idx, false);
 	}
 	gone_copy(&tlb->exec_gone[0], &s->exec_gone);
@@ -343,10 +353,12 @@ void tlb_flush_all(struct cpu *c)
 
 	tell(c);
 	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++) {
-		for (unsigned n = 0; n < 64; n++)
-			if (tlb->touched[idx] >> n & 1)
-				memset(&tlb->e[idx][n * CHUNK], 0, CHUNK * sizeof(tlb->e[idx][0]));
-		entry_clear(&tlb->e[idx][0], 0);
+		struct tlb_array *a = &tlb->array[idx];
+
+		for (unsigned n = 0; n < NR_ACCESS * 64; n++)
+			if (tlb->touched[idx] >> n % 64 & 1)
+				memset(&a->tag[n / 64][n % 64 * CHUNK], 0, CHUNK * sizeof(u64));
+		entry_clear(a, 0);
 		tlb->touched[idx] = 0;
 	}
 	memset(tlb->noted, 0, sizeof(tlb->noted));
@@ -435,7 +447,7 @@ void tlb_flush_page(struct cpu *c, u64 la)
 	unsigned page_bits = large_at(tlb, la);
 	u64 mask = ~(BIT64(page_bits) - 1), base = la & mask;
 	unsigned nr = page_bits - PAGE_SHIFT >= TLB_BITS ? TLB_SIZE : 1u << (page_bits - PAGE_SHIFT);
-	unsigned first = base >> PAGE_SHIFT & (TLB_SIZE - 1);
+	unsigned first = tlb_index(base);
 	bool exec[2] = {false, false};
 
 	tell(c);
@@ -444,15 +456,16 @@ void tlb_flush_page(struct cpu *c, u64 la)
 		exec[class] = any_bit(tlb->exec_gone[class].bit[la >> 63], first % TLB_GONE, MIN(nr, TLB_GONE));
 	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
 		for (unsigned i = first; i < first + nr; i++) {
-			struct tlb_entry *e = &tlb->e[idx][i];
+			struct tlb_array *a = &tlb->array[idx];
 			if (!chunk_touched(tlb, idx, i)) {
 				i |= CHUNK - 1;
 				continue;
 			}
-			if (!entry_within(e, mask, base))
+			struct tlb_entry e = tlb_get(a, i);
+			if (!entry_within(&e, mask, base))
 				continue;
-			exec[exec_class(idx)] |= e->tag_x != tag_none(i);
-			entry_clear(e, i);
+			exec[exec_class(idx)] |= tag_set(a, i, ACC_EXEC);
+			entry_clear(a, i);
 		}
 	if (exec[0])
 		exec_forget(c, 0);
@@ -472,17 +485,17 @@ static void victim_note(struct tlb *tlb, unsigned idx, unsigned i)
 {
 	unsigned n = tlb->victim_next++ % TLB_VICTIMS;
 
-	tlb->victim[n] = tlb->e[idx][i];
+	tlb->victim[n] = tlb_get(&tlb->array[idx], i);
 	tlb->victim_at[n] = ID(idx, i);
 	tlb->victim_global[n] = bit_get(tlb->global[idx], i);
 	if (tlb->nr_victims < TLB_VICTIMS)
 		tlb->nr_victims++;
 }
 
-bool tlb_recall(struct cpu *c, enum mmu_index idx, u64 la, unsigned acc)
+bool tlb_recall(struct cpu *c, enum mmu_index idx, u64 la, enum access acc)
 {
 	struct tlb *tlb = c->tlbs;
-	unsigned i = la >> PAGE_SHIFT & (TLB_SIZE - 1);
+	unsigned i = tlb_index(la);
 	u64 page = la & PAGE_MASK;
 
 	for (unsigned k = 0; k < tlb->nr_victims; k++) {
@@ -491,14 +504,14 @@ bool tlb_recall(struct cpu *c, enum mmu_index idx, u64 la, unsigned acc)
 		if (tlb->victim_at[n] != ID(idx, i))
 			continue;
 		struct tlb_entry *v = &tlb->victim[n];
-		const u64 tag[] = {v->tag_r, v->tag_w, v->tag_x};
-		if (tag[acc] != page)
+		if (v->tag[acc] != page)
 			continue;
 		struct tlb_page back = {
 			.la = page, .host = v->host, .page_bits = PAGE_SHIFT, .global = tlb->victim_global[n],
-			.read = tag[0] == page, .write = tag[1] == page, .exec = tag[2] == page,
+			.read = v->tag[ACC_READ] == page, .write = v->tag[ACC_WRITE] == page,
+			.exec = v->tag[ACC_EXEC] == page,
 		};
-		entry_clear(v, i);
+		*v = entry_none(i);
 		tlb_enter(c, idx, &back);
 		return true;
 	}
@@ -508,28 +521,29 @@ bool tlb_recall(struct cpu *c, enum mmu_index idx, u64 la, unsigned acc)
 void tlb_enter(struct cpu *c, enum mmu_index idx, const struct tlb_page *p)
 {
 	struct tlb *tlb = c->tlbs;
-	unsigned i = p->la >> PAGE_SHIFT & (TLB_SIZE - 1);
-	struct tlb_entry *e = &tlb->e[idx][i];
+	unsigned i = tlb_index(p->la);
+	struct tlb_array *a = &tlb->array[idx];
+	struct tlb_entry was = tlb_get(a, i);
 
 	if (c->journal)
 		c->journal->tlb_entry(c, idx, i);
-	if (e->host != p->host || !entry_within(e, ~0ull, p->la)) {
+	if (was.host != p->host || !entry_within(&was, ~0ull, p->la)) {
 		exec_gone(tlb, idx, i);
 		/* Whoever undoes what is done here knows the entries alone. */
-		if (!c->journal && !entry_empty(e, i))
+		if (!c->journal && !entry_empty(a, i))
 			victim_note(tlb, idx, i);
-		e->tag_w = tag_none(i);
+		a->tag[ACC_WRITE][i] = tag_none(i);
 	}
 	journal_note(tlb, idx, i, p->global);
 	if (p->page_bits > PAGE_SHIFT)
 		large_note(tlb, p->la, p->page_bits);
-	e->host = p->host;
-	e->tag_r = p->read ? p->la : tag_none(i);
+	a->host[i] = p->host;
+	a->tag[ACC_READ][i] = p->read ? p->la : tag_none(i);
 	if (p->write) {
-		e->tag_w = p->la;
+		a->tag[ACC_WRITE][i] = p->la;
 		writer_note(tlb, ID(idx, i));
 	}
-	e->tag_x = p->exec ? p->la : tag_none(i);
+	a->tag[ACC_EXEC][i] = p->exec ? p->la : tag_none(i);
 	if (p->exec)
 		exec_note(tlb, idx, p->global);
 }
@@ -537,7 +551,6 @@ void tlb_enter(struct cpu *c, enum mmu_index idx, const struct tlb_page *p)
 bool tlb_code_is_global(const struct cpu *c, u64 la)
 {
 	const struct tlb *tlb = c->tlbs;
-	unsigned i = la >> PAGE_SHIFT & (TLB_SIZE - 1);
 
-	return tlb->e[c->mmu_index][i].tag_x == (la & PAGE_MASK) && bit_get(tlb->global[c->mmu_index], i);
+	return tlb_has(c->tlb, la, ACC_EXEC) && bit_get(tlb->global[c->mmu_index], tlb_index(la));
 }

@@ -17,6 +17,33 @@ static inline u64 tag_none(unsigned i)
 	return i ? 0 : ~0ull;
 }
 
+static inline unsigned tlb_index(u64 la)
+{
+	return la >> PAGE_SHIFT & (TLB_SIZE - 1);
+}
+
+/* An access to @la may go straight to tlb_host(); that is valid until the TLB changes. */
+static inline bool tlb_has(const struct tlb_array *a, u64 la, enum access acc)
+{
+	return a->tag[acc][tlb_index(la)] == (la & PAGE_MASK);
+}
+static inline u8 *tlb_host(const struct tlb_array *a, u64 la)
+{
+	return (u8 *)(a->host[tlb_index(la)] | (la & (PAGE_SIZE - 1)));
+}
+
+/* An entry taken out and put back, for who knows what that means. */
+static inline struct tlb_entry tlb_get(const struct tlb_array *a, unsigned i)
+{
+	return (struct tlb_entry){{a->tag[ACC_READ][i], a->tag[ACC_WRITE][i], a->tag[ACC_EXEC][i]}, a->host[i]};
+}
+static inline void tlb_put(struct tlb_array *a, unsigned i, const struct tlb_entry *e)
+{
+	for (unsigned acc = 0; acc < NR_ACCESS; acc++)
+		a->tag[acc][i] = e->tag[acc];
+	a->host[i] = e->host;
+}
+
 /* A page of 4 KiB to be entered, and what accesses may go straight to it. A write tag that it has stays. */
 struct tlb_page {
 	u64 la, host;
@@ -29,9 +56,9 @@ void tlb_enter(struct cpu *c, enum mmu_index idx, const struct tlb_page *page);
 
 /*
  * Where many accesses take turns at pages that share an entry: the page of @la comes back, if it was there a moment ago
- * and allowed @acc (0 read, 1 write, 2 execute: enum access). False: it has to be entered.
+ * and allowed @acc. False: it has to be entered.
  */
-bool tlb_recall(struct cpu *c, enum mmu_index idx, u64 la, unsigned acc);
+bool tlb_recall(struct cpu *c, enum mmu_index idx, u64 la, enum access acc);
 
 void tlb_flush_all(struct cpu *c);          /* global ones too: CR0/CR4 changes, map changes, dirty log */
 void tlb_flush_nonglobal(struct cpu *c);    /* of every PCID */

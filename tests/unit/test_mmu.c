@@ -84,7 +84,7 @@ static void test_no_paging(void **state)
 	f->cpu.cr4 |= CR4_SMAP | CR4_SMEP;
 	cpu_update_mode(&f->cpu);
 	ASSERT_FINE(&f->cpu, v = mem_read(&f->cpu, SEG_DS, 0, 1));
-	assert_true(f->cpu.tlb[0].tag_r == 0);
+	assert_true(f->cpu.tlb->tag[ACC_READ][0] == 0);
 }
 
 /* --- Reserved bits (SDM vol. 3A, tables 4-5 to 4-20): error code P and RSVD -------------------------------------- */

@@ -90,7 +90,7 @@ static void test_drop_writes_many(void **state)
 	for (unsigned turn = 0; turn < 2; turn++) {
 		tlb_drop_writes(c, f->ram + 0x10000);
 		for (unsigned n = 0; n < 16; n++)
-			assert_int_equal(tlb_at(c, LA + n * PAGE_SIZE)->tag_w == LA + n * PAGE_SIZE, n % 2 == 0);
+			assert_int_equal(tlb_has(c->tlb, LA + n * PAGE_SIZE, ACC_WRITE), n % 2 == 0);
 		/* Some write again. */
 		for (unsigned n = 1; n < 6; n += 2)
 			ASSERT_FINE(c, mem_write(c, SEG_DS, LA + n * PAGE_SIZE, 1, n));
@@ -349,7 +349,7 @@ static void test_pcid_many(void **state)
 		assert_int_equal(read_byte(c, LA + n * 0x1000ull), 1);
 	ASSERT_FINE(c, cr3_write(c, root | 40));
 	for (unsigned n = FROM; n < NR; n++)
-		assert_true(c->tlb[(LA / 0x1000 + n) % TLB_SIZE].tag_r != LA + n * 0x1000ull);
+		assert_false(tlb_has(c->tlb, LA + n * 0x1000ull, ACC_READ));
 	for (unsigned n = FROM; n < NR; n++)
 		assert_int_equal(read_as(c, root | 39, LA + n * 0x1000ull), 1);
 }
@@ -360,26 +360,25 @@ static void test_pcid_drop_writes(void **state)
 	struct fixture *f = *state;
 	struct cpu *c = &f->cpu;
 	u64 root = two_pcids(f);
-	const struct tlb_entry *e = &c->tlb[LA / 0x1000 % TLB_SIZE];
 
 	tlb_flush_pcid(c, 1);
 	ASSERT_FINE(c, mem_write(c, SEG_DS, LA, 1, 7));
-	assert_true(e->tag_w == LA);
+	assert_true(tlb_has(c->tlb, LA, ACC_WRITE));
 	ASSERT_FINE(c, cr3_write(c, root | 2 | KEEP));
 	ASSERT_FINE(c, cr3_write(c, root | 1 | KEEP));
-	assert_true(e->tag_w == LA);
-	const u8 *host = (const u8 *)e->host;
+	assert_true(tlb_has(c->tlb, LA, ACC_WRITE));
+	const u8 *host = tlb_host(c->tlb, LA);
 	ASSERT_FINE(c, cr3_write(c, root | 2 | KEEP));
 	tlb_drop_writes(c, host);
 	ASSERT_FINE(c, cr3_write(c, root | 1 | KEEP));
-	assert_true(e->tag_r == LA && e->tag_w != LA);
+	assert_true(tlb_has(c->tlb, LA, ACC_READ) && !tlb_has(c->tlb, LA, ACC_WRITE));
 	/* Two pages that show the same memory both lose theirs. */
 	map_page(f, PAGING_4, LA + 0x2000, 0x11000, 12, P_W, P_W);
 	ASSERT_FINE(c, mem_write(c, SEG_DS, LA, 1, 7));
 	ASSERT_FINE(c, mem_write(c, SEG_DS, LA + 0x2000, 1, 7));
-	assert_true(e[0].tag_w == LA && e[2].tag_w == LA + 0x2000);
+	assert_true(tlb_has(c->tlb, LA, ACC_WRITE) && tlb_has(c->tlb, LA + 0x2000, ACC_WRITE));
 	tlb_drop_writes(c, host);
-	assert_true(e[0].tag_w != LA && e[2].tag_w != LA + 0x2000);
+	assert_false(tlb_has(c->tlb, LA, ACC_WRITE) || tlb_has(c->tlb, LA + 0x2000, ACC_WRITE));
 }
 
 /* cpu->exec_gen: comes back with the PCID, and changes whenever a page of code may be another. */

@@ -105,11 +105,10 @@ bool block_bind(struct copy_arena *copy, struct cpu *c, struct insn *i, enum dec
 
 const u8 *block_code_at(struct cpu *c, u64 la)
 {
-	struct tlb_entry *e = tlb_at(c, la);
 	u64 gpa;
 
-	if (likely(e->tag_x == (la & PAGE_MASK)))
-		return (const u8 *)(tlb_host(e, la));
+	if (likely(tlb_has(c->tlb, la, ACC_EXEC)))
+		return tlb_host(c->tlb, la);
 	const u8 *p = mmu_code(c, la, &gpa);
 	if (!p) {
 		/* Instructions in MMIO space: KVM cannot fetch them either. */

@@ -108,10 +108,9 @@ static inline bool block_in_limit(const struct cpu *c, const struct block *b)
 static inline const struct block *block_get(struct block_cache *bc, struct cpu *c)
 {
 	u64 la = c->code_bits == 64 ? c->rip : (u32)(c->rip + c->seg[SEG_CS].base);
-	const struct tlb_entry *e = tlb_at(c, la);
 
-	if (likely(e->tag_x == (la & PAGE_MASK))) {
-		const u8 *p = (const u8 *)(tlb_host(e, la));
+	if (likely(tlb_has(c->tlb, la, ACC_EXEC))) {
+		const u8 *p = tlb_host(c->tlb, la);
 		const struct block *b = block_slot(bc, p);
 
 		if (likely(b->code == p && b->code_bits == c->code_bits &&

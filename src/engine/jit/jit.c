@@ -78,7 +78,7 @@ static void sync_levels(struct jit *j)
 			struct jit_level *l = &j->level[n];
 			fast_syscall_segments(c, n ? 3 : 0, true, &l->cs, &l->ss);
 			l->mmu_index = index[n];
-			l->tlb = c->tlbs->e[index[n]];
+			l->tlb = &c->tlbs->array[index[n]];
 		}
 		j->level_ok = (c->efer & EFER_SCE) && (c->efer & EFER_LMA) && jit_has_key(c->lstar);
 		j->seen.cr0 = c->cr0;
@@ -188,9 +188,7 @@ u64 jit_helper(struct jit *j, const struct jit_site *site)
 
 static bool window_tag(struct cpu *c, u64 la, const struct jit_site *site)
 {
-	const struct tlb_entry *e = tlb_at(c, la);
-
-	return (site->span_acc == ACC_WRITE ? e->tag_w : e->tag_r) == (la & PAGE_MASK);
+	return tlb_has(c->tlb, la, (enum access)site->span_acc);
 }
 
 /* The check for several accesses from @la on may hold when the first has filled the TLB. */
@@ -202,8 +200,7 @@ static bool window_possible(struct cpu *c, u64 la, const struct jit_site *site)
 void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 entry)
 {
 	struct cpu *c = j->cpu;
-	const struct tlb_entry *e = (const struct tlb_entry *)((u64)c->tlb + entry);
-	u64 la = left ^ ((site->span ? site->span_acc : site->acc) == ACC_WRITE ? e->tag_w : e->tag_r);
+	u64 la = left ^ c->tlb->tag[site->span ? site->span_acc : site->acc][entry / sizeof(u64)];
 	u64 rip = jit_site_rip(j, site);
 
 	jit_flags_to_cpu(j);
@@ -352,10 +349,9 @@ static struct jit_block *jit_get(struct jit *j, struct jit_link **link)
 static const u8 *code_at_rip(struct jit *j)
 {
 	struct cpu *c = j->cpu;
-	const struct tlb_entry *e = tlb_at(c, c->rip);
 
-	if (likely(e->tag_x == (c->rip & PAGE_MASK)))
-		return (const u8 *)tlb_host(e, c->rip);
+	if (likely(tlb_has(c->tlb, c->rip, ACC_EXEC)))
+		return tlb_host(c->tlb, c->rip);
 	jit_flags_to_cpu(j);
 	mxcsr_to_cpu(j);
 	c->insn = NULL;

@@ -120,7 +120,7 @@ struct jit_block {
 /* What SYSCALL (0) and a SYSRET to 64-bit code (1) switch to. */
 struct jit_level {
 	struct segment cs, ss;
-	struct tlb_entry *tlb;
+	struct tlb_array *tlb;
 	u64 epoch;
 	u32 mmu_index;
 };
@@ -288,7 +288,7 @@ void jit_emit_jump(struct jit *j, bool user);
 u8 *jit_emit_call(struct jit *j, bool user);
 /* All calls of the guest's: generated code must not be entered by a return to them. */
 void jit_emit_forget_calls(struct jit *j);
-/* How far the TLB entry for the linear address in S0 is from the first, into S1. */
+/* How far the tags and the host's address of the TLB entry for the linear address in S0 are from the first, into S1. */
 void jit_emit_tlb_entry(struct jit *j);
 
 /* tr_system.c: the stubs of SYSCALL and SYSRET. */
@@ -430,7 +430,7 @@ void jit_host_fault(struct cpu *c, const void *context);
 
 /* Called from generated code (jit.c). */
 u64 jit_helper(struct jit *j, const struct jit_site *site);
-/* @left is the linear address XORed with the tag of the TLB entry @entry bytes from the first. */
+/* @left is the linear address XORed with the tag @entry bytes from the first of the TLB's. */
 void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 entry);
 /* Code for cpu->rip, which is entered in the jump cache; 0: it is the dispatcher's to find. */
 u64 jit_lookup(struct jit *j);

@@ -111,13 +111,13 @@ void jit_emit_tlb_entry(struct jit *j)
 	struct emit *e = &j->e;
 
 	if (j->bmi2) {
-		emit_bytes(e, "\xc4\x43\xfb\xf0\xfe\x07", 6); /* rorx r15, r14, 7 */
+		emit_bytes(e, "\xc4\x43\xfb\xf0\xfe\x09", 6); /* rorx r15, r14, 9 */
 	} else {
 		emit_mov_rr(e, S1, S0);
-		emit_bytes(e, "\x49\xc1\xef\x07", 4); /* shr r15, 7 */
+		emit_bytes(e, "\x49\xc1\xef\x09", 4); /* shr r15, 9 */
 	}
-	emit_bytes(e, "\x41\x81\xe7", 3); /* and r15d, (TLB_SIZE - 1) * 32 */
-	emit32(e, (TLB_SIZE - 1) * sizeof(struct tlb_entry));
+	emit_bytes(e, "\x41\x81\xe7", 3); /* and r15d, (TLB_SIZE - 1) * 8 */
+	emit32(e, (TLB_SIZE - 1) * sizeof(u64));
 }
 
 enum { TO_CALL = 2, TO_JUMP = 4 }; /* ModRM.reg of opcode FF */
@@ -192,7 +192,7 @@ static void make_poll(struct jit *j)
 static void emit_shared(struct jit *j)
 {
 	struct emit *e = &j->e;
-	const struct tlb_entry *array = j->cpu->tlbs->e[MMU_USER];
+	const struct tlb_array *array = &j->cpu->tlbs->array[MMU_USER];
 	u8 *none[4];
 
 	/* Blocks of mode MMU_USER, which is 0, and not where jit_fixed() says so. */
@@ -209,11 +209,11 @@ static void emit_shared(struct jit *j)
 
 	/* The host address, as in tr_emit_tlb(). */
 	jit_emit_tlb_entry(j);
-	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)(u64)&array->tag_x);
+	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)(u64)array->tag[ACC_EXEC]);
 	emit_bytes(e, "\x49\x81\xfe", 3); /* cmp r14, PAGE_SIZE */
 	emit32(e, PAGE_SIZE);
 	none[2] = emit_jcc(e, CC_AE);
-	emit_rm_disp(e, 1, 0x03, S0, S1, (s32)(u64)&array->host);
+	emit_rm_disp(e, 1, 0x03, S0, S1, (s32)(u64)array->host);
 
 	emit_jump_index(e, SHARED_BITS);
 	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->shared[0].key);

@@ -15,12 +15,11 @@ unsigned tr_cross_fetch(struct tr *t, u8 *bytes, unsigned room)
 {
 	struct cpu *c = t->j->cpu;
 	u64 la = next_page(t, c->rip);
-	const struct tlb_entry *e = tlb_at(c, la);
 
-	if (e->tag_x != la)
+	if (!tlb_has(c->tlb, la, ACC_EXEC))
 		return room;
 	t->cross = (u8)room;
-	memcpy(bytes + room, (const u8 *)e->host, 15 - room);
+	memcpy(bytes + room, tlb_host(c->tlb, la), 15 - room);
 	return 15;
 }
 
@@ -38,19 +37,18 @@ static void emit_compare(struct tr *t, const struct insn *i, unsigned at, unsign
 static void emit_next_page(struct tr *t, const struct insn *i, jit_place next)
 {
 	struct emit *e = t->e;
-	struct tlb_entry *array = t->j->cpu->tlbs->e[jit_mmu_index(t->b)];
+	const struct tlb_array *array = &t->j->cpu->tlbs->array[jit_mmu_index(t->b)];
 
 	tr_emit_rip(t, S0, next);
 	if (t->b->fixed) {
-		array += next >> PAGE_SHIFT & (TLB_SIZE - 1);
-		emit_ra(e, 1, 0x3b, S0, &array->tag_x); /* cmp */
+		emit_ra(e, 1, 0x3b, S0, &array->tag[ACC_EXEC][tlb_index(next)]); /* cmp */
 		tr_emit_c_path(t, i, CC_NE);
-		emit_load_abs(e, S0, &array->host);
+		emit_load_abs(e, S0, &array->host[tlb_index(next)]);
 	} else {
 		jit_emit_tlb_entry(t->j);
-		emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&array->tag_x);
+		emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)array->tag[ACC_EXEC]);
 		tr_emit_c_path(t, i, CC_NE);
-		emit_rm_disp(e, 1, 0x8b, S0, S1, (s32)(u64)&array->host);
+		emit_rm_disp(e, 1, 0x8b, S0, S1, (s32)(u64)array->host);
 	}
 }
 
@@ -64,7 +62,7 @@ void tr_cross_check(struct tr *t, const struct insn *i)
 	if (t->far) {
 		/* As long as the supervisor's translations have their name, the page is where it was. */
 		emit_mov_imm(e, S1, c->exec_gen[1]);
-		emit_mov_imm(e, S0, tlb_at(c, next)->host);
+		emit_mov_imm(e, S0, (u64)tlb_host(c->tlb, next));
 		emit_ra(e, 1, 0x3b, S1, &c->exec_gen[1]); /* cmp */
 		same = emit_jcc(e, CC_E);
 	}

@@ -185,13 +185,12 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 			      enum access acc)
 {
 	struct emit *e = t->e;
-	struct tlb_entry *array = t->j->cpu->tlbs->e[jit_mmu_index(t->b)];
-	u64 tag = acc == ACC_WRITE ? (u64)&array->tag_w : (u64)&array->tag_r;
+	const struct tlb_array *array = &t->j->cpu->tlbs->array[jit_mmu_index(t->b)];
 	struct slow_path *s = &t->slow[t->nr_slow++];
 
 	t->s0 = 0;
 	jit_emit_tlb_entry(t->j);
-	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)tag);
+	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)(u64)array->tag[acc]);
 	bool whole = align && size <= align + 1u; /* aligned, it does not cross pages */
 
 	if (whole) {
@@ -211,7 +210,7 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 		s->site->seg = (u8)seg;
 		s->site->acc = (u8)acc;
 	}
-	emit_rm_disp(e, 1, t->two ? 0x8b : 0x03, t->two ? S1 : S0, S1, (s32)(u64)&array->host);
+	emit_rm_disp(e, 1, t->two ? 0x8b : 0x03, t->two ? S1 : S0, S1, (s32)(u64)array->host);
 	s->resume = e->p;
 	return s;
 }

@@ -206,7 +206,7 @@ static void emit_mmu_index(struct tr *t, const struct insn *i, unsigned index)
 	emit8(e, index);
 	emit_bytes(e, "\x48\xc7", 2); /* mov qword [tlb], array */
 	emit_modrm_abs(e, 0, &c->tlb);
-	emit32(e, (u64)c->tlbs->e[index]);
+	emit32(e, (u64)&c->tlbs->array[index]);
 	emit_bytes(e, "\x66\x81", 2); /* xor word [epoch's], both */
 	emit_modrm_abs(e, 6, (const u8 *)&t->j->epoch + JIT_EPOCH_SHIFT / 8);
 	emit16(e, index ^ index_of(t));

@@ -88,7 +88,7 @@ static void on_tlb_entry(struct cpu *c, unsigned idx, unsigned i)
 	}
 	u->entry[u->nr_entries++] = (struct undo_entry){
 		.idx = (u8)idx, .i = (u16)i, .global = bit_get(c->tlbs->global[idx], i),
-		.noted = bit_get(c->tlbs->noted[idx], i), .old = c->tlbs->e[idx][i],
+		.noted = bit_get(c->tlbs->noted[idx], i), .old = tlb_get(&c->tlbs->array[idx], i),
 	};
 }
 
@@ -111,7 +111,7 @@ static void tlb_restore(struct undo *u, struct cpu *c)
 	while (u->nr_entries) {
 		const struct undo_entry *e = &u->entry[--u->nr_entries];
 
-		t->e[e->idx][e->i] = e->old;
+		tlb_put(&t->array[e->idx], e->i, &e->old);
 		bit_set(t->global[e->idx], e->i, e->global);
 		bit_set(t->noted[e->idx], e->i, e->noted);
 	}
@@ -122,11 +122,11 @@ static void drop_write_tags(struct undo *u, struct cpu *c)
 {
 	for (unsigned n = 0; n < u->nr_filled && u->nr_filled <= UNDO_ENTRIES_MAX; n++) {
 		unsigned i = u->filled[n] & (TLB_SIZE - 1);
-		c->tlbs->e[u->filled[n] >> TLB_BITS][i].tag_w = tag_none(i);
+		c->tlbs->array[u->filled[n] >> TLB_BITS].tag[ACC_WRITE][i] = tag_none(i);
 	}
 	for (unsigned idx = 0; idx < NR_MMU_INDEX && u->nr_filled > UNDO_ENTRIES_MAX; idx++)
 		for (unsigned i = 0; i < TLB_SIZE && c->tlbs->touched[idx]; i++)
-			c->tlbs->e[idx][i].tag_w = tag_none(i);
+			c->tlbs->array[idx].tag[ACC_WRITE][i] = tag_none(i);
 	u->nr_filled = 0;
 }
 
