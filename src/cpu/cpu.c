@@ -5,7 +5,6 @@
 #include <string.h>
 #include <x86intrin.h>
 
-#include "base/low.h"
 #include "cpu/cpuid.h"
 #include "cpu/debug.h"
 #include "cpu/exception.h"
@@ -24,16 +23,12 @@ static const u8 no_immediate_exit;
 int cpu_init(struct cpu *c)
 {
 	memset(c, 0, sizeof(*c));
-	c->tlbs = low_alloc(sizeof(*c->tlbs));
+	c->tlbs = tlb_new();
 	c->msr = calloc(msr_count(), sizeof(*c->msr));
 	if (!c->tlbs || !c->msr) {
 		cpu_fini(c);
 		return -ENOMEM;
 	}
-	/* Zero tags name page 0, which only entry 0 can hold: the rest of the arrays is empty without being touched. */
-	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
-		for (unsigned acc = 0; acc < NR_ACCESS; acc++)
-			c->tlbs->array[idx].tag[acc][0] = tag_none(0);
 	c->immediate_exit = &no_immediate_exit;
 	c->maxphyaddr = MAXPHYADDR_DEFAULT;
 	c->tsc_ratio = TSC_RATIO_ONE;
@@ -43,7 +38,7 @@ int cpu_init(struct cpu *c)
 
 void cpu_fini(struct cpu *c)
 {
-	low_free(c->tlbs, sizeof(*c->tlbs));
+	tlb_free(c->tlbs);
 	free(c->msr);
 	free(c->cpuid);
 	c->tlbs = NULL;

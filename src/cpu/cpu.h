@@ -218,6 +218,16 @@ struct tlb_array {
 	u64 host[TLB_SIZE]; /* address of the host's page */
 };
 
+/*
+ * The same for generated code. Where it is @wide, the memory of an array shows up again and again, so that the low
+ * TLB_WIDE_BITS bits of a page's number are an index as good as the low TLB_BITS.
+ */
+struct tlb_view {
+	u64 *tag[2], *host; /* tags by enum access, but not ACC_EXEC */
+	bool wide;
+};
+#define TLB_WIDE_BITS 20
+
 /* One of them elsewhere. */
 struct tlb_entry {
 	u64 tag[NR_ACCESS];
@@ -263,6 +273,7 @@ struct tlb_space {
 
 struct tlb {
 	struct tlb_array array[NR_MMU_INDEX];
+	struct tlb_view view[NR_MMU_INDEX];
 	u64 touched[NR_MMU_INDEX]; /* bit per TLB_SIZE / 64 entries: one has been filled since the last full flush */
 	u16 journal_n; /* > TLB_JOURNAL: overflowed, sweep all that is touched */
 	u32 journal[TLB_JOURNAL]; /* mmu_index << TLB_BITS | entry */

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/low.h"
 
 /* What entry @i is without a page. */
 static struct tlb_entry entry_none(unsigned i)
@@ -24,6 +25,48 @@ static bool tag_set(const struct tlb_array *a, unsigned i, enum access acc)
 static bool entry_empty(const struct tlb_array *a, unsigned i)
 {
 	return !tag_set(a, i, ACC_READ) && !tag_set(a, i, ACC_WRITE) && !tag_set(a, i, ACC_EXEC);
+}
+
+/* --- Memory ------------------------------------------------------------------------------------------------------ */
+
+#define WIDE_SIZE (sizeof(u64) << TLB_WIDE_BITS)
+
+struct tlb *tlb_new(void)
+{
+	struct tlb *tlb = low_alloc(sizeof(*tlb));
+
+	/* Zero tags name page 0, which only entry 0 can hold: the rest of the arrays is empty without being touched. */
+	for (unsigned idx = 0; tlb && idx < NR_MMU_INDEX; idx++) {
+		struct tlb_array *a = &tlb->array[idx];
+
+		entry_clear(a, 0);
+		tlb->view[idx] = (struct tlb_view){{a->tag[ACC_READ], a->tag[ACC_WRITE]}, a->host, false};
+	}
+	return tlb;
+}
+
+void tlb_free(struct tlb *tlb)
+{
+	for (unsigned idx = 0; tlb && idx < NR_MMU_INDEX; idx++)
+		for (unsigned n = 0; tlb->view[idx].wide && n < 3; n++)
+			low_free(n == 2 ? tlb->view[idx].host : tlb->view[idx].tag[n], WIDE_SIZE);
+	low_free(tlb, sizeof(*tlb));
+}
+
+void tlb_widen(struct tlb *tlb, enum mmu_index idx)
+{
+	struct tlb_array *a = &tlb->array[idx];
+	u64 *from[] = {a->tag[ACC_READ], a->tag[ACC_WRITE], a->host}, *to[3];
+	unsigned n = 0;
+
+	while (n < 3 && (to[n] = low_repeat(from[n], sizeof(a->host), WIDE_SIZE / sizeof(a->host))))
+		n++;
+	entry_clear(a, 0);
+	if (n == 3)
+		tlb->view[idx] = (struct tlb_view){{to[0], to[1]}, to[2], true};
+	else
+		while (n-- > 0)
+			low_free(to[n], WIDE_SIZE);
 }
 
 /* Before any number of entries change. */

@@ -17,6 +17,12 @@ static inline u64 tag_none(unsigned i)
 	return i ? 0 : ~0ull;
 }
 
+/* An empty one below 2 GiB, if it may be; or NULL. tlb_free() takes NULL too. */
+struct tlb *tlb_new(void);
+void tlb_free(struct tlb *tlb);
+/* Makes the view of array @idx wide, if that can be done. The array must be empty. */
+void tlb_widen(struct tlb *tlb, enum mmu_index idx);
+
 static inline unsigned tlb_index(u64 la)
 {
 	return la >> PAGE_SHIFT & (TLB_SIZE - 1);

@@ -165,6 +165,15 @@ static inline void emit_lea_index(struct emit *e, unsigned w, unsigned reg, unsi
 	e->p = put32(put8(p, scale << 6 | (index & 7) << 3 | 5), (u32)disp);
 }
 
+/* op reg, [index * 8 + disp32], 8 bytes */
+static inline void emit_r_of8(struct emit *e, unsigned op, unsigned reg, unsigned index, const volatile void *array)
+{
+	u8 *p = put8(e->p, 0x48 | reg >> 3 << 2 | index >> 3 << 1);
+
+	p = put8(put8(p, op), 0x04 | (reg & 7) << 3);
+	e->p = put32(put8(p, 0xc0 | (index & 7) << 3 | 5), (u64)array);
+}
+
 /* Shortest move of a constant that touches no flag. */
 static inline void emit_mov_imm(struct emit *e, unsigned reg, u64 v)
 {

@@ -197,10 +197,10 @@ static bool window_possible(struct cpu *c, u64 la, const struct jit_site *site)
 	return tlb_in_page(la, site->span) && (site->acc == site->span_acc || window_tag(c, la, site));
 }
 
-void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 entry)
+void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 index)
 {
 	struct cpu *c = j->cpu;
-	u64 la = left ^ c->tlb->tag[site->span ? site->span_acc : site->acc][entry / sizeof(u64)];
+	u64 la = left ^ c->tlb->tag[site->span ? site->span_acc : site->acc][index % TLB_SIZE];
 	u64 rip = jit_site_rip(j, site);
 
 	jit_flags_to_cpu(j);
@@ -596,6 +596,7 @@ static int jit_vcpu_create(struct cpu *c)
 		j->hash_key = __rdtsc() * JUMP_HASH;
 	j->off = !(is_low(c + 1) && is_low(c->tlbs + 1) && is_low(j + 1) && is_low(j->data + j->data_size));
 	if (!j->off) {
+		tlb_widen(c->tlbs, MMU_USER);
 		jit_make_stubs(j);
 		perf_map_stubs(j->rx, (size_t)(j->code_start - j->rw));
 	}

@@ -252,8 +252,8 @@ struct jit {
 	struct jit_epoch { u64 gen; u32 nr; } known[16]; /* the latest numbers given */
 	u8 vec_max;            /* bytes of the widest vector register of the host */
 	bool alone;            /* generated code returns after each block: see jit_block_at() */
-	bool bmi2;             /* the host has it */
 	bool no_windows;       /* for the block at cpu->rip: see tr_window.c */
+	bool bmi2;             /* the host has it */
 	bool off;              /* no memory below 2 GiB: everything is interpreted */
 
 	/* Stubs, addresses in the executable mapping. */
@@ -288,8 +288,8 @@ void jit_emit_jump(struct jit *j, bool user);
 u8 *jit_emit_call(struct jit *j, bool user);
 /* All calls of the guest's: generated code must not be entered by a return to them. */
 void jit_emit_forget_calls(struct jit *j);
-/* How far the tags and the host's address of the TLB entry for the linear address in S0 are from the first, into S1. */
-void jit_emit_tlb_entry(struct jit *j);
+/* The index of the linear address in S0, in an array of the TLB or a wide view of one, into S1. */
+void jit_emit_tlb_index(struct jit *j, bool wide);
 
 /* tr_system.c: the stubs of SYSCALL and SYSRET. */
 void jit_make_system_stubs(struct jit *j);
@@ -430,8 +430,8 @@ void jit_host_fault(struct cpu *c, const void *context);
 
 /* Called from generated code (jit.c). */
 u64 jit_helper(struct jit *j, const struct jit_site *site);
-/* @left is the linear address XORed with the tag @entry bytes from the first of the TLB's. */
-void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 entry);
+/* @left is the linear address XORed with the tag at @index in the TLB's view. */
+void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 index);
 /* Code for cpu->rip, which is entered in the jump cache; 0: it is the dispatcher's to find. */
 u64 jit_lookup(struct jit *j);
 #define JIT_SLOW_SKIP ((void *)0) /* executed in C: go on with the next (a window: it was not, see tr_window.c) */

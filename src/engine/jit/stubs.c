@@ -106,18 +106,21 @@ void jit_emit_forget_calls(struct jit *j)
 	emit_load_abs(&j->e, H_RSP, &j->c_stack);
 }
 
-void jit_emit_tlb_entry(struct jit *j)
+void jit_emit_tlb_index(struct jit *j, bool wide)
 {
 	struct emit *e = &j->e;
 
-	if (j->bmi2) {
-		emit_bytes(e, "\xc4\x43\xfb\xf0\xfe\x09", 6); /* rorx r15, r14, 9 */
+	_Static_assert(TLB_WIDE_BITS == 32 - PAGE_SHIFT, "as many as there are in 32 bits of an address");
+	if (wide || !j->bmi2) {
+		emit_rr(e, 0, 0x8b, S1, S0);
+		emit_bytes(e, "\x41\xc1\xef\x0c", 4); /* shr r15d, PAGE_SHIFT */
 	} else {
-		emit_mov_rr(e, S1, S0);
-		emit_bytes(e, "\x49\xc1\xef\x09", 4); /* shr r15, 9 */
+		emit_bytes(e, "\xc4\x43\xfb\xf0\xfe\x0c", 6); /* rorx r15, r14, PAGE_SHIFT */
 	}
-	emit_bytes(e, "\x41\x81\xe7", 3); /* and r15d, (TLB_SIZE - 1) * 8 */
-	emit32(e, (TLB_SIZE - 1) * sizeof(u64));
+	if (wide)
+		return;
+	emit_bytes(e, "\x41\x81\xe7", 3); /* and r15d, TLB_SIZE - 1 */
+	emit32(e, TLB_SIZE - 1);
 }
 
 enum { TO_CALL = 2, TO_JUMP = 4 }; /* ModRM.reg of opcode FF */
@@ -208,12 +211,12 @@ static void emit_shared(struct jit *j)
 	none[1] = emit_jcc(e, CC_AE);
 
 	/* The host address, as in tr_emit_tlb(). */
-	jit_emit_tlb_entry(j);
-	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)(u64)array->tag[ACC_EXEC]);
+	jit_emit_tlb_index(j, false);
+	emit_r_of8(e, 0x33, S0, S1, array->tag[ACC_EXEC]);
 	emit_bytes(e, "\x49\x81\xfe", 3); /* cmp r14, PAGE_SIZE */
 	emit32(e, PAGE_SIZE);
 	none[2] = emit_jcc(e, CC_AE);
-	emit_rm_disp(e, 1, 0x03, S0, S1, (s32)(u64)array->host);
+	emit_r_of8(e, 0x03, S0, S1, array->host);
 
 	emit_jump_index(e, SHARED_BITS);
 	emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)&j->shared[0].key);

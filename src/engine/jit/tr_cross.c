@@ -45,10 +45,10 @@ static void emit_next_page(struct tr *t, const struct insn *i, jit_place next)
 		tr_emit_c_path(t, i, CC_NE);
 		emit_load_abs(e, S0, &array->host[tlb_index(next)]);
 	} else {
-		jit_emit_tlb_entry(t->j);
-		emit_rm_disp(e, 1, 0x3b, S0, S1, (s32)(u64)array->tag[ACC_EXEC]);
+		jit_emit_tlb_index(t->j, false);
+		emit_r_of8(e, 0x3b, S0, S1, array->tag[ACC_EXEC]);
 		tr_emit_c_path(t, i, CC_NE);
-		emit_rm_disp(e, 1, 0x8b, S0, S1, (s32)(u64)array->host);
+		emit_r_of8(e, 0x8b, S0, S1, array->host);
 	}
 }
 

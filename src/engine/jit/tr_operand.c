@@ -185,12 +185,12 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 			      enum access acc)
 {
 	struct emit *e = t->e;
-	const struct tlb_array *array = &t->j->cpu->tlbs->array[jit_mmu_index(t->b)];
+	const struct tlb_view *view = &t->j->cpu->tlbs->view[jit_mmu_index(t->b)];
 	struct slow_path *s = &t->slow[t->nr_slow++];
 
 	t->s0 = 0;
-	jit_emit_tlb_entry(t->j);
-	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)(u64)array->tag[acc]);
+	jit_emit_tlb_index(t->j, view->wide);
+	emit_r_of8(e, 0x33, S0, S1, view->tag[acc]);
 	bool whole = align && size <= align + 1u; /* aligned, it does not cross pages */
 
 	if (whole) {
@@ -210,7 +210,7 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 		s->site->seg = (u8)seg;
 		s->site->acc = (u8)acc;
 	}
-	emit_rm_disp(e, 1, t->two ? 0x8b : 0x03, t->two ? S1 : S0, S1, (s32)(u64)array->host);
+	emit_r_of8(e, t->two ? 0x8b : 0x03, t->two ? S1 : S0, S1, view->host);
 	s->resume = e->p;
 	return s;
 }

@@ -48,15 +48,15 @@ static void emit_piece(struct tr *t, const struct insn *i, bool moves)
 static void emit_side(struct tr *t, const struct insn *i, unsigned reg, enum access acc, unsigned n)
 {
 	struct emit *e = t->e;
-	const struct tlb_array *array = &t->j->cpu->tlbs->array[jit_mmu_index(t->b)];
+	const struct tlb_view *view = &t->j->cpu->tlbs->view[jit_mmu_index(t->b)];
 
 	emit_mov_rr(e, S0, reg);
-	jit_emit_tlb_entry(t->j);
-	emit_rm_disp(e, 1, 0x33, S0, S1, (s32)(u64)array->tag[acc]);
+	jit_emit_tlb_index(t->j, view->wide);
+	emit_r_of8(e, 0x33, S0, S1, view->tag[acc]);
 	emit_bytes(e, "\x49\x81\xfe", 3); /* cmp r14, PAGE_SIZE */
 	emit32(e, PAGE_SIZE);
 	tr_emit_c_path(t, i, CC_AE);
-	emit_rm_disp(e, 1, 0x03, S0, S1, (s32)(u64)array->host);
+	emit_r_of8(e, 0x03, S0, S1, view->host);
 	emit_mov_rr(e, S1, reg);
 	emit_rr(e, 1, 0x2b, S1, S0);
 	emit_store_abs(e, S1, &t->j->string[n]);
