@@ -590,6 +590,7 @@ static int jit_vcpu_create(struct cpu *c)
 	j->data_p = j->data_touched = j->data;
 	j->code_touched = j->rw;
 	j->vec_bad = VEC_AWAY;
+	j->user_end = BIT64(47);
 	j->vec_max = xsave_supported() & BIT64(6) ? 64 : xsave_supported() & BIT64(2) ? 32 : 16;
 	j->bmi2 = __builtin_cpu_supports("bmi2");
 	if (getrandom(&j->hash_key, sizeof(j->hash_key), GRND_NONBLOCK) != sizeof(j->hash_key))

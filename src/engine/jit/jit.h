@@ -184,6 +184,7 @@ struct jit {
 	u64 epoch;             /* XORed into the keys of the jump cache */
 	u64 page_rip;          /* see jit_place */
 	u64 exit_code;         /* why generated code returned: JIT_EXIT_* or the link */
+	u64 user_end;          /* of the lower half of the address space, with 48 bits */
 	u64 c_stack;           /* RSP at entry; calls of the guest's that may return lie below it: see tr_branch.c */
 	u64 c_limit;           /* how far */
 #define JIT_CALLS 512

@@ -242,12 +242,12 @@ void tr_emit_canonical(struct tr *t, const struct insn *i)
 {
 	if (t->word == 4)
 		return;
-	emit_mov_rr(t->e, S1, S0);
 	if (tr_is_user(t)) {
-		emit_bytes(t->e, "\x49\xc1\xef\x2f", 4); /* shr r15, 47 */
-		tr_emit_c_path(t, i, CC_NE);
+		emit_ra(t->e, 1, 0x3b, S0, &t->j->user_end);
+		tr_emit_c_path(t, i, CC_AE);
 		return;
 	}
+	emit_mov_rr(t->e, S1, S0);
 	emit_bytes(t->e, "\x49\xc1\xe7\x10", 4); /* shl r15, 16 */
 	emit_bytes(t->e, "\x49\xc1\xff\x10", 4); /* sar r15, 16 */
 	emit_rr(t->e, 1, 0x3b, S1, S0);
