@@ -18,8 +18,6 @@
 #define APIC_BASE_RESET 0xfee00800ull /* enabled; the bootstrap processor's bit is the owner's to set */
 #define MAXPHYADDR_DEFAULT 36
 
-static const u8 no_immediate_exit;
-
 int cpu_init(struct cpu *c)
 {
 	memset(c, 0, sizeof(*c));
@@ -29,7 +27,7 @@ int cpu_init(struct cpu *c)
 		cpu_fini(c);
 		return -ENOMEM;
 	}
-	c->immediate_exit = &no_immediate_exit;
+	c->poll = &c->own_poll;
 	c->maxphyaddr = MAXPHYADDR_DEFAULT;
 	c->tsc_ratio = TSC_RATIO_ONE;
 	cpu_reset(c, false);

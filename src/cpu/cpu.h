@@ -300,6 +300,15 @@ struct tlb {
 
 /* --- The processor --------------------------------------------------------------------------------*/
 
+/*
+ * What generated code polls, both bytes at once: kvm_run.immediate_exit, which a client's signal handler sets, and the
+ * byte behind it, which is padding there. [a] both
+ */
+struct cpu_poll {
+	u8 immediate_exit;
+	u8 look; /* cpu.request has changed since cpu_looks() */
+};
+
 /* Bits of cpu.request: any one ends the run at the next block boundary. */
 #define REQ_KICK BIT(0)      /* the owner wants to look */
 #define REQ_SIGNAL BIT(1)    /* a signal was delivered to the thread */
@@ -344,7 +353,8 @@ struct cpu {
 	bool irq_window;        /* end the run as soon as an external interrupt could be taken */
 	bool nmi_window;
 	_Atomic u32 request;    /* [a] REQ_* */
-	const volatile u8 *immediate_exit; /* kvm_run.immediate_exit, polled like request; never NULL */
+	struct cpu_poll *poll;  /* in the run page, if there is one */
+	struct cpu_poll own_poll;
 	bool msr_exits;         /* RDMSR and WRMSR of whatever register are the owner's to decide: IO_RDMSR, IO_WRMSR */
 	const struct insn *insn; /* under execution; NULL between instructions */
 
@@ -453,10 +463,29 @@ static inline bool cpu_protected(const struct cpu *c)
 	return c->mode >= MODE_PROT16;
 }
 
+static inline bool cpu_immediate_exit(const struct cpu *c)
+{
+	return __atomic_load_n(&c->poll->immediate_exit, __ATOMIC_RELAXED);
+}
+
 /* The owner wants the run to end; string instructions look between chunks. */
 static inline bool cpu_must_stop(const struct cpu *c)
 {
-	return atomic_load_explicit(&c->request, memory_order_relaxed) | *c->immediate_exit;
+	return atomic_load_explicit(&c->request, memory_order_relaxed) | cpu_immediate_exit(c);
+}
+
+/* From any thread, and from signal handlers. */
+static inline void cpu_request(struct cpu *c, u32 request)
+{
+	atomic_fetch_or(&c->request, request);
+	__atomic_store_n(&c->poll->look, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Before cpu.request is looked at: what is requested from now on is noticed by generated code. */
+static inline void cpu_looks(struct cpu *c)
+{
+	if (__atomic_load_n(&c->poll->look, __ATOMIC_RELAXED))
+		__atomic_exchange_n(&c->poll->look, 0, __ATOMIC_SEQ_CST);
 }
 
 /* True when an external interrupt can be taken before the next instruction. */

@@ -22,7 +22,7 @@ bool loop_attend(struct cpu *c, enum exit_reason *reason)
 		cpu_io_retire(c);
 		return over;
 	}
-	if (atomic_load_explicit(&c->request, memory_order_acquire) || *c->immediate_exit) {
+	if (atomic_load_explicit(&c->request, memory_order_acquire) || cpu_immediate_exit(c)) {
 		*reason = EXIT_KICK;
 		return true;
 	}
@@ -158,5 +158,5 @@ void loop_enable_nmi_window(struct cpu *c)
 
 void loop_kick(struct cpu *c, u32 req)
 {
-	atomic_fetch_or_explicit(&c->request, req, memory_order_release);
+	cpu_request(c, req);
 }

@@ -25,23 +25,31 @@ struct vcpu *vcpu_current(void)
 /*
  * A vCPU sleeps on the first 32-bit word of its run page: request_interrupt_window, immediate_exit and two bytes of
  * padding. So a client that sets immediate_exit, in a signal handler or from another thread, before the sleep has
- * begun is not overlooked; the padding counts our own reasons to wake up.
+ * begun is not overlooked. The first byte of padding is struct cpu_poll's; the second is our own reason to wake up, or
+ * not to go to sleep.
  */
+_Static_assert(offsetof(struct kvm_run, immediate_exit) == 1 && offsetof(struct kvm_run, padding1) == 2, "one word");
+
 static u32 *wake_word(struct vcpu *v)
 {
 	return (u32 *)v->run;
 }
 
-static void bump_wake_word(struct vcpu *v)
+static void set_awake(struct vcpu *v, u8 awake)
 {
-	__atomic_fetch_add((u16 *)&v->run->padding1[0], 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&v->run->padding1[1], awake, __ATOMIC_SEQ_CST);
+}
+
+void vcpu_poll_run_page(struct vcpu *v)
+{
+	v->cpu.poll = (struct cpu_poll *)&v->run->immediate_exit;
 }
 
 void vcpu_wake(struct vcpu *v)
 {
 	if (!v->run)
 		return; /* under construction */
-	bump_wake_word(v);
+	set_awake(v, 1);
 	if (atomic_load(&v->blocking)) {
 		syscall(SYS_futex, wake_word(v), FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 		sigmask_wake(v);
@@ -64,7 +72,7 @@ void vcpu_signal_current(void)
 	if (!v)
 		return;
 	v->vm->ops->kick(&v->cpu, REQ_SIGNAL);
-	bump_wake_word(v);
+	set_awake(v, 1);
 }
 
 /* --- Use of the memory map --------------------------------------------------------------------------------- */
@@ -350,7 +358,7 @@ static int vcpu_enter_guest(struct vcpu *v)
 	if (flags & REQ_SIGNAL) {
 		if (!in_instruction(v))
 			return -EINTR;
-		atomic_fetch_or(&c->request, REQ_SIGNAL);
+		cpu_request(c, REQ_SIGNAL);
 	}
 	c->msr_exits = atomic_load_explicit(&v->vm->msr_exits, memory_order_relaxed);
 	map_get(v);
@@ -362,7 +370,7 @@ static int vcpu_enter_guest(struct vcpu *v)
 		/* Finished first; then back here. */
 		if (req & VREQ_EVENT) {
 			atomic_fetch_or(&v->requests, VREQ_EVENT);
-			atomic_fetch_or(&c->request, REQ_KICK);
+			cpu_request(c, REQ_KICK);
 		}
 	} else {
 		if (atomic_load(&v->init_sipi)) {
@@ -411,6 +419,7 @@ static bool has_work(struct vcpu *v)
 /* Sleeps until something happens, the LAPIC's deadline included. -EINTR when a signal ended it, else 1. */
 static int vcpu_sleep(struct vcpu *v)
 {
+	set_awake(v, 0);
 	u32 word = __atomic_load_n(wake_word(v), __ATOMIC_SEQ_CST);
 	u64 deadline = atomic_load(&v->deadline);
 
@@ -550,7 +559,7 @@ static int run_prepared(struct vcpu *v)
 		run->exit_reason = KVM_EXIT_UNKNOWN;
 		map_get(v);
 		do {
-			atomic_fetch_or(&v->cpu.request, REQ_KICK);
+			cpu_request(&v->cpu, REQ_KICK);
 			r = vcpu_handle_exit(v, engine_run(v));
 		} while (r > 0 && in_instruction(v));
 		return r > 0 ? -EINTR : r;
@@ -564,7 +573,6 @@ long vcpu_run_ioctl(struct vcpu *v)
 
 	v->ran = true;
 	v->run->flags = 0;
-	c->immediate_exit = &v->run->immediate_exit;
 	current_vcpu = v;
 	v->vm->ops->vcpu_load(c); /* before the mask: what it lets through stays so afterwards */
 	sigmask_activate(v);

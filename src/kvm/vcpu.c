@@ -13,7 +13,6 @@
 #define RUN_PAGES 3 /* run, PIO data, coalesced ring */
 #define RUN_SIZE (RUN_PAGES * PAGE_SIZE)
 
-static const u8 never_exit; /* cpu.immediate_exit outside of KVM_RUN */
 
 void vcpu_reset(struct vcpu *v, bool init)
 {
@@ -48,7 +47,6 @@ static int vcpu_init(struct vcpu *v, struct vm *vm, u32 id)
 	v->vm = vm;
 	v->id = id;
 	v->extint_vector = -1;
-	v->cpu.immediate_exit = &never_exit;
 	v->cpu.tsc_ratio = BIT64(48);
 	pthread_mutex_init(&v->mutex, NULL);
 	int r = cpu_init(&v->cpu);
@@ -137,6 +135,7 @@ static int vcpu_create(struct vm *vm, u32 id)
 	/* The descriptor holds a reference to the VM; the vCPU itself lives as long as the VM. */
 	atomic_fetch_add(&vm->refs, 1);
 	v->run = pages;
+	vcpu_poll_run_page(v);
 	if (nr == 0)
 		vm->ring = (void *)((u8 *)pages + 2 * PAGE_SIZE);
 	vm->vcpu[nr] = v;

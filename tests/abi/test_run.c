@@ -300,6 +300,12 @@ static void *exit_later(void *run)
 	return NULL;
 }
 
+/* Code that is translated. */
+GUEST_CODE(64, count, "1: incq %rbx; jmp 1b");
+GUEST_CODE(64, count_out, "1: movl $100000, %ecx; 2: incq %rbx; decl %ecx; jnz 2b; outb %al, $0x10; jmp 1b");
+
+static bool padding_done;
+
 /* Another thread sets immediate_exit, without a signal: noticed by us, though the kernel's KVM looks only at entry. */
 static void test_immediate_exit_polled(void **state)
 {
@@ -312,6 +318,40 @@ static void test_immediate_exit_polled(void **state)
 	pthread_create(&t, NULL, exit_later, m->run);
 	ioc_err(m->vcpu, KVM_RUN, 0, EINTR);
 	pthread_join(t, NULL);
+
+	m->run->immediate_exit = 0;
+	ABI_LOAD64(m, count);
+	pthread_create(&t, NULL, exit_later, m->run);
+	ioc_err(m->vcpu, KVM_RUN, 0, EINTR);
+	pthread_join(t, NULL);
+	assert_true(abi_regs(m).rbx > 1000);
+}
+
+static void *write_padding(void *run)
+{
+	volatile u8 *padding = ((struct kvm_run *)run)->padding1;
+
+	for (u8 n = 1; !__atomic_load_n(&padding_done, __ATOMIC_SEQ_CST); n++)
+		for (unsigned k = 0; k < sizeof(((struct kvm_run *)run)->padding1); k++)
+			padding[k] = n;
+	return NULL;
+}
+
+/* Whatever a client writes to the padding of its run page, the guest goes on. */
+static void test_padding(void **state)
+{
+	struct abi_vm *m = *state;
+	pthread_t t;
+
+	ABI_LOAD64(m, count_out);
+	memset(m->run->padding1, 0xff, sizeof(m->run->padding1));
+	abi_run_to_out(m, 0x10);
+	padding_done = false;
+	pthread_create(&t, NULL, write_padding, m->run);
+	abi_run_to_out(m, 0x10);
+	__atomic_store_n(&padding_done, true, __ATOMIC_SEQ_CST);
+	pthread_join(t, NULL);
+	assert_int_equal(abi_regs(m).rbx, 200000);
 }
 
 /* The outputs of the run page, errors included. */
@@ -359,7 +399,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_pio_out), T(test_pio_in), T(test_string_io), T(test_mmio), T(test_mmio_split), T(test_mmio_rmw),
 		T(test_hlt), T(test_shutdown), T(test_immediate_exit), T(test_signal_running), T(test_signal_mask),
-		T(test_immediate_exit_polled), T(test_run_page), T(test_sync_regs),
+		T(test_immediate_exit_polled), T(test_padding), T(test_run_page), T(test_sync_regs),
 	};
 
 	return cmocka_run_group_tests_name("run", tests, NULL, NULL);

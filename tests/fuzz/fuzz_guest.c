@@ -45,12 +45,12 @@ static struct cpu *cpu, *cpus;    /* the vCPUs lie where generated code can name
 static u8 *ram, *rom;
 static _Atomic u64 dirty[RAM_SIZE / PAGE_SIZE / 64 + 1];
 static struct gpa_map *map;
-static volatile u8 stop;
+static volatile struct cpu_poll stop;
 static timer_t timer;
 
 static void on_timer(int sig)
 {
-	stop = 1;
+	stop.immediate_exit = 1;
 }
 
 /* For the leak checker, which does not look into the engines' own mappings. */
@@ -94,7 +94,7 @@ static void setup_once(void)
 		require(cpu_init(&cpus[e]) == 0 && engines[e]->hardware_setup() == 0 &&
 			engines[e]->vcpu_create(&cpus[e]) == 0);
 		require(cpuid_set(&cpus[e], offer, n) == 0);
-		cpus[e].immediate_exit = &stop;
+		cpus[e].poll = (struct cpu_poll *)&stop;
 	}
 	atexit(free_engines);
 	sigaction(SIGRTMIN, &sa, NULL);
@@ -597,11 +597,11 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	make_guest(&in);
 	if (number(&in, 1) & 1)
 		inject(&in);
-	stop = 0;
+	stop.immediate_exit = 0;
 	ops->vcpu_load(cpu);
 	limit.it_value.tv_nsec = ops == &lockstep_x86_ops ? 2 * RUN_NS : RUN_NS;
 	timer_settime(timer, 0, &limit, NULL);
-	for (unsigned n = 0; n < EXITS_MAX && !stop; n++) {
+	for (unsigned n = 0; n < EXITS_MAX && !stop.immediate_exit; n++) {
 		enum exit_reason reason = ops->run(cpu);
 
 		check();

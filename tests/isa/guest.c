@@ -42,7 +42,7 @@ static struct subject {
 } subjects[NR_ENGINE] = {{.ops = &interp_x86_ops}, {.ops = &jit_x86_ops}};
 static u8 *sys, *data;
 static _Atomic u16 code_marks[CODE_SIZE / PAGE_SIZE];
-static volatile u8 stop; /* the vCPUs' immediate_exit */
+static volatile struct cpu_poll stop; /* by all vCPUs */
 static volatile unsigned ticks;
 static struct segment initial_seg[NR_SEG];
 
@@ -150,7 +150,7 @@ static struct cpu *make_cpu(void)
 	map->slot[2] = (struct gpa_slot){.gpa = CODE_BASE, .size = CODE_SIZE, .hva = native_code(), .code = code_marks};
 	if (cpu_init(cpu))
 		return NULL;
-	cpu->immediate_exit = &stop;
+	cpu->poll = (struct cpu_poll *)&stop;
 	cpu->map = map;
 	unsigned n = cpuid_supported(offer, CPUID_MAX_ENTRIES);
 	if (n > CPUID_MAX_ENTRIES || cpuid_set(cpu, offer, n))
@@ -313,7 +313,7 @@ void guest_tick(void)
 {
 	ticks--;
 	if (!ticks)
-		stop = 1;
+		stop.immediate_exit = 1;
 }
 
 void guest_code_changed(void)
@@ -327,7 +327,7 @@ static void run(struct run *r, enum exit_reason end, struct outcome *o)
 {
 	struct cpu *cpu = r->s->cpu;
 
-	stop = 0;
+	stop.immediate_exit = 0;
 	ticks = r->s->ops == &jit_x86_ops ? TICKS_MAX_JIT : TICKS_MAX;
 	*o = (struct outcome){.vector = NO_VECTOR};
 	r->s->ops->vcpu_load(cpu);

@@ -97,6 +97,34 @@ static void test_drop_writes_many(void **state)
 	}
 }
 
+/* What generated code reads: every index with the same low bits is the same entry. */
+static void test_wide(void **state)
+{
+	struct fixture *f = *state;
+	struct cpu *c = &f->cpu;
+	const u64 page = LA >> PAGE_SHIFT;
+
+	paging_on(f, PAGING_4);
+	tlb_flush_all(c);
+	tlb_widen(c->tlbs, (enum mmu_index)c->mmu_index);
+	const struct tlb_view *view = &c->tlbs->view[c->mmu_index];
+	if (!view->wide)
+		skip(); /* no room below 1 GiB */
+	map_page(f, PAGING_4, LA, 0x10000, 12, P_W, P_W);
+	ASSERT_FINE(c, mem_write(c, SEG_DS, LA, 1, 7));
+	for (u64 i = page % TLB_SIZE; i < 1u << TLB_WIDE_BITS; i += TLB_SIZE) {
+		assert_true(view->tag[ACC_READ][i] == LA && view->tag[ACC_WRITE][i] == LA);
+		assert_ptr_equal(view->host[i], f->ram + 0x10000);
+		assert_true(view->tag[ACC_READ][i ^ 1] != LA);
+	}
+	tlb_flush_page(c, LA);
+	for (u64 i = page % TLB_SIZE; i < 1u << TLB_WIDE_BITS; i += TLB_SIZE)
+		assert_true(view->tag[ACC_READ][i] != LA && view->tag[ACC_WRITE][i] != LA);
+	/* The first entry, which is not empty by zeros, of whichever turn. */
+	for (u64 i = 0; i < 1u << TLB_WIDE_BITS; i += TLB_SIZE)
+		assert_true(view->tag[ACC_READ][i] == tag_none(0));
+}
+
 static void test_cr3_write(void **state)
 {
 	struct fixture *f = *state;
@@ -419,7 +447,7 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_invlpg), TEST(test_invlpg_large), TEST(test_turns), TEST(test_cr3_write),
+		TEST(test_invlpg), TEST(test_invlpg_large), TEST(test_turns), TEST(test_wide), TEST(test_cr3_write),
 		TEST(test_cr3_write_replaced), TEST(test_cr3_write_many), TEST(test_pcid), TEST(test_pcid_cr3),
 		TEST(test_pcid_invlpg), TEST(test_pcid_invpcid), cmocka_unit_test(test_pcid_flush_many),
 		TEST(test_pcid_many), TEST(test_pcid_drop_writes), TEST(test_drop_writes_many),

@@ -97,7 +97,7 @@ static void post(struct jit *from, const u8 *p, unsigned size)
 				j->inbox.nr++;
 		}
 		atomic_store(&j->inbox.any, true);
-		atomic_fetch_or(&j->cpu->request, REQ_ENGINE);
+		cpu_request(j->cpu, REQ_ENGINE);
 	}
 	pthread_mutex_unlock(&h->lock);
 }

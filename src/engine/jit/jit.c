@@ -414,6 +414,7 @@ static enum exit_reason jit_blocks(struct cpu *c)
 	enum exit_reason reason;
 
 	for (;;) {
+		cpu_looks(c);
 		hub_written(j); /* by an instruction that left by way of cpu->unwind */
 		u64 flushes = j->stat.flushes;
 		hub_read(j);

@@ -314,9 +314,15 @@ u8 *tr_emit_look(struct tr *t)
 {
 	struct emit *e = t->e;
 
-	emit8(e, 0x83); /* cmp dword [request], 0 */
-	emit_modrm_abs(e, 7, &t->j->cpu->request);
-	emit8(e, 0);
+	struct cpu_poll *poll = t->j->cpu->poll;
+	if ((u64)poll <= INT32_MAX) {
+		emit_bytes(e, "\x66\x83", 2); /* cmp word [poll], 0 */
+		emit_modrm_abs(e, 7, poll);
+		emit8(e, 0);
+	} else {
+		emit_mov_imm(e, S0, (u64)poll);
+		emit_bytes(e, "\x66\x41\x83\x3e\x00", 5); /* cmp word [r14], 0 */
+	}
 	return emit_jcc(e, CC_NE);
 }
 

@@ -345,6 +345,7 @@ static enum exit_reason lockstep_blocks(struct cpu *c)
 
 	for (l->link = NULL;;) {
 		jit_x87_save(j);
+		cpu_looks(c);
 		hub_written(j);
 		hub_read(j);
 		if (unlikely(loop_attention(c))) {
