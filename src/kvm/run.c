@@ -35,10 +35,11 @@ static u32 *wake_word(struct vcpu *v)
 	return (u32 *)v->run;
 }
 
-static void set_awake(struct vcpu *v, u8 awake)
+static u8 *awake(struct vcpu *v)
 {
-	__atomic_store_n(&v->run->padding1[1], awake, __ATOMIC_SEQ_CST);
+	return &v->run->padding1[1];
 }
+#define AWAKE_BITS (0xffu << 24) /* of the word */
 
 void vcpu_poll_run_page(struct vcpu *v)
 {
@@ -49,7 +50,7 @@ void vcpu_wake(struct vcpu *v)
 {
 	if (!v->run)
 		return; /* under construction */
-	set_awake(v, 1);
+	__atomic_store_n(awake(v), 1, __ATOMIC_SEQ_CST);
 	if (atomic_load(&v->blocking)) {
 		syscall(SYS_futex, wake_word(v), FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 		sigmask_wake(v);
@@ -72,7 +73,7 @@ void vcpu_signal_current(void)
 	if (!v)
 		return;
 	v->vm->ops->kick(&v->cpu, REQ_SIGNAL);
-	set_awake(v, 1);
+	__atomic_store_n(awake(v), 1, __ATOMIC_SEQ_CST);
 }
 
 /* --- Use of the memory map --------------------------------------------------------------------------------- */
@@ -419,10 +420,13 @@ static bool has_work(struct vcpu *v)
 /* Sleeps until something happens, the LAPIC's deadline included. -EINTR when a signal ended it, else 1. */
 static int vcpu_sleep(struct vcpu *v)
 {
-	set_awake(v, 0);
+	__atomic_store_n(awake(v), 0, __ATOMIC_SEQ_CST);
 	u32 word = __atomic_load_n(wake_word(v), __ATOMIC_SEQ_CST);
 	u64 deadline = atomic_load(&v->deadline);
 
+	/* The word must be one that any wake-up changes. */
+	if (word & AWAKE_BITS)
+		return 1;
 	if (client_wants_exit(v) || atomic_load(&v->cpu.request) & REQ_SIGNAL)
 		return -EINTR;
 	if (has_work(v))

@@ -13,7 +13,6 @@
 #define RUN_PAGES 3 /* run, PIO data, coalesced ring */
 #define RUN_SIZE (RUN_PAGES * PAGE_SIZE)
 
-
 void vcpu_reset(struct vcpu *v, bool init)
 {
 	struct cpu *c = &v->cpu;

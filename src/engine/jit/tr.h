@@ -324,7 +324,7 @@ void tr_emit_slow_call(struct tr *t, const struct slow_path *s);
 /* All that lies behind the block. */
 void tr_emit_late_paths(struct tr *t);
 
-/* translate.c: returns the rel32 of a jump that is taken when somebody wants the vCPU to look. Flags are in their slot. */
+/* translate.c: the rel32 returned is of a jump taken when somebody wants the vCPU to look. Flags are in their slot. */
 u8 *tr_emit_look(struct tr *t);
 
 /* --- tr_system.c, tr_int.c, tr_x87.c: rows with code of their own ------------------------------------------------ */
