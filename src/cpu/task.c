@@ -144,6 +144,7 @@ static void task_load_segments(struct cpu *c, const struct task *t, u32 ext)
 		return;
 	}
 	task_load_cs(c, t->seg[SEG_CS], ext);
+	cpu_update_mode(c);
 	task_load_ss(c, t->seg[SEG_SS], cpl, ext);
 	cpu_update_mode(c);
 	for (unsigned n = 0; n < ARRAY_SIZE(data); n++)

@@ -158,6 +158,10 @@ static void test_segment_faults(void **state)
 		assert_int_equal(c->seg[SEG_TR].selector, S_TSS2);
 		assert_int_equal(c->rip, 0x6000);
 		assert_int_equal(c->gpr[RAX], 0x1000);
+		/* What is derived from the segments is up to date: the run may end before the fault is delivered. */
+		u8 mode = c->mode, bits = c->code_bits;
+		cpu_update_mode(c);
+		assert_true(c->mode == mode && c->code_bits == bits);
 		fixture_teardown((void **)&f);
 	}
 }
