@@ -12,8 +12,7 @@
 /* True when the next instruction must not simply be run: see loop_attend(). */
 static inline bool loop_attention(const struct cpu *c)
 {
-	return atomic_load_explicit(&c->request, memory_order_relaxed) | cpu_immediate_exit(c) |
-	       c->int_shadow | c->io.done |
+	return cpu_must_stop(c) | c->int_shadow | c->io.done |
 	       (c->irq_window && cpu_irq_allowed(c)) | (c->nmi_window && !c->nmi_blocked) | ((c->rflags & FL_TF) != 0) |
 	       c->debug_active;
 }

@@ -214,7 +214,6 @@ void vcpu_reset(struct vcpu *v, bool init);
 long vcpu_run_ioctl(struct vcpu *v);
 void vcpu_request(struct vcpu *v, u32 vreq); /* from any thread: sets vcpu.requests, ends the run, wakes */
 void vcpu_wake(struct vcpu *v);
-void vcpu_poll_run_page(struct vcpu *v);     /* new, and with a run page now */
 void vcpu_signal_current(void);              /* async-signal-safe */
 struct vcpu *vcpu_current(void);             /* the vCPU whose KVM_RUN is under way on this thread */
 /* Takes INIT and SIPI. [v] */

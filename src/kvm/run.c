@@ -41,11 +41,6 @@ static u8 *awake(struct vcpu *v)
 }
 #define AWAKE_BITS (0xffu << 24) /* of the word */
 
-void vcpu_poll_run_page(struct vcpu *v)
-{
-	v->cpu.poll = (struct cpu_poll *)&v->run->immediate_exit;
-}
-
 void vcpu_wake(struct vcpu *v)
 {
 	if (!v->run)
@@ -283,11 +278,6 @@ static bool client_wants_window(const struct vcpu *v)
 	return v->run->request_interrupt_window && !pic_in_kernel(v->vm);
 }
 
-static bool client_wants_exit(const struct vcpu *v)
-{
-	return __atomic_load_n(&v->run->immediate_exit, __ATOMIC_RELAXED);
-}
-
 /* What the run page says at every exit, errors included. */
 static void post_run_save(struct vcpu *v)
 {
@@ -427,7 +417,7 @@ static int vcpu_sleep(struct vcpu *v)
 	/* The word must be one that any wake-up changes. */
 	if (word & AWAKE_BITS)
 		return 1;
-	if (client_wants_exit(v) || atomic_load(&v->cpu.request) & REQ_SIGNAL)
+	if (cpu_immediate_exit(&v->cpu) || atomic_load(&v->cpu.request) & REQ_SIGNAL)
 		return -EINTR;
 	if (has_work(v))
 		return 1;
@@ -480,7 +470,7 @@ static int vcpu_run(struct vcpu *v)
 	for (;;) {
 		int r = v->mp_state == KVM_MP_STATE_RUNNABLE ? vcpu_enter_guest(v) : vcpu_block(v);
 
-		if (r > 0 && !in_instruction(v) && (client_wants_exit(v) || sigmask_pending(v)))
+		if (r > 0 && !in_instruction(v) && (cpu_immediate_exit(&v->cpu) || sigmask_pending(v)))
 			r = -EINTR;
 		if (r == -EINTR) {
 			v->stat.signal_exits++;
@@ -494,7 +484,7 @@ static int vcpu_run(struct vcpu *v)
 /* The first run of a processor that waits for INIT: EAGAIN tells the client that its state has changed. */
 static int run_uninitialized(struct vcpu *v)
 {
-	if (client_wants_exit(v))
+	if (cpu_immediate_exit(&v->cpu))
 		return -EINTR;
 	int r = vcpu_block(v);
 	if (r == -EINTR) {
@@ -542,7 +532,7 @@ static void store_regs(struct vcpu *v)
 static int run_prepared(struct vcpu *v)
 {
 	struct kvm_run *run = v->run;
-	bool exit_at_once = client_wants_exit(v);
+	bool exit_at_once = cpu_immediate_exit(&v->cpu);
 
 	if (v->mp_state == KVM_MP_STATE_UNINITIALIZED)
 		return run_uninitialized(v);

@@ -134,7 +134,7 @@ static int vcpu_create(struct vm *vm, u32 id)
 	/* The descriptor holds a reference to the VM; the vCPU itself lives as long as the VM. */
 	atomic_fetch_add(&vm->refs, 1);
 	v->run = pages;
-	vcpu_poll_run_page(v);
+	v->cpu.poll = (struct cpu_poll *)&v->run->immediate_exit;
 	if (nr == 0)
 		vm->ring = (void *)((u8 *)pages + 2 * PAGE_SIZE);
 	vm->vcpu[nr] = v;

@@ -156,22 +156,20 @@ static inline void emit_lea_sib(struct emit *e, unsigned w, unsigned reg, unsign
 	e->p = p + bytes;
 }
 
-/* lea reg, [index << scale + disp32] */
-static inline void emit_lea_index(struct emit *e, unsigned w, unsigned reg, unsigned index, unsigned scale, s32 disp)
+/* op reg, [index << scale + disp32] */
+static inline void emit_r_index(struct emit *e, unsigned w, unsigned op, unsigned reg, unsigned index, unsigned scale,
+				s32 disp)
 {
 	u8 *p = put8(e->p, 0x40 | w << 3 | reg >> 3 << 2 | index >> 3 << 1);
 
-	p = put8(put8(p, 0x8d), 0x04 | (reg & 7) << 3);
+	p = put8(put8(p, op), 0x04 | (reg & 7) << 3);
 	e->p = put32(put8(p, scale << 6 | (index & 7) << 3 | 5), (u32)disp);
 }
 
-/* op reg, [index * 8 + disp32], 8 bytes */
-static inline void emit_r_of8(struct emit *e, unsigned op, unsigned reg, unsigned index, const volatile void *array)
+/* op reg, array[index], of 8 bytes each */
+static inline void emit_r_of8(struct emit *e, unsigned op, unsigned reg, unsigned index, const u64 *array)
 {
-	u8 *p = put8(e->p, 0x48 | reg >> 3 << 2 | index >> 3 << 1);
-
-	p = put8(put8(p, op), 0x04 | (reg & 7) << 3);
-	e->p = put32(put8(p, 0xc0 | (index & 7) << 3 | 5), (u64)array);
+	emit_r_index(e, 1, op, reg, index, 3, (s32)(u64)array);
 }
 
 /* Shortest move of a constant that touches no flag. */

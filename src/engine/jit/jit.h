@@ -253,8 +253,8 @@ struct jit {
 	struct jit_epoch { u64 gen; u32 nr; } known[16]; /* the latest numbers given */
 	u8 vec_max;            /* bytes of the widest vector register of the host */
 	bool alone;            /* generated code returns after each block: see jit_block_at() */
-	bool no_windows;       /* for the block at cpu->rip: see tr_window.c */
 	bool bmi2;             /* the host has it */
+	bool no_windows;       /* for the block at cpu->rip: see tr_window.c */
 	bool off;              /* no memory below 2 GiB: everything is interpreted */
 
 	/* Stubs, addresses in the executable mapping. */

@@ -315,9 +315,9 @@ void tr_jcc(struct tr *t, unsigned n, const struct insn *i);
 void tr_emit_canonical(struct tr *t, const struct insn *i);
 /* Near branches but Jcc. False: not in this form. */
 bool tr_branch(struct tr *t, const struct insn *i);
-/* Goes on at guest address @rip. */
+/* Goes on at @place. */
 void tr_emit_goto(struct tr *t, jit_place place);
-/* Goes on at the RIP in S0. Likewise. */
+/* Goes on at the RIP in S0. Flags must be in their slot. */
 void tr_emit_lookup(struct tr *t);
 /* What is called when the check of @s has failed; behind it is where to go on when C has done everything. */
 void tr_emit_slow_call(struct tr *t, const struct slow_path *s);

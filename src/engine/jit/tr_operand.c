@@ -105,7 +105,7 @@ static void emit_ea(struct tr *t, const struct insn *i, s64 more, unsigned to, u
 	} else if (index == NO_REG) {
 		emit_rm_disp(e, w, 0x8d, to, base, disp);
 	} else if (base == NO_REG) {
-		emit_lea_index(e, w, to, index, i->scale, disp);
+		emit_r_index(e, w, 0x8d, to, index, i->scale, disp);
 	} else {
 		emit_lea_sib(e, w, to, base, index, i->scale, disp);
 	}

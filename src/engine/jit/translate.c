@@ -313,8 +313,8 @@ static void tr_liveness(struct tr *t)
 u8 *tr_emit_look(struct tr *t)
 {
 	struct emit *e = t->e;
+	const struct cpu_poll *poll = t->j->cpu->poll;
 
-	struct cpu_poll *poll = t->j->cpu->poll;
 	if ((u64)poll <= INT32_MAX) {
 		emit_bytes(e, "\x66\x83", 2); /* cmp word [poll], 0 */
 		emit_modrm_abs(e, 7, poll);
