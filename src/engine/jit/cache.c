@@ -187,10 +187,27 @@ void jit_insert(struct jit *j, struct jit_block *b)
 	*page = b;
 }
 
+/* Of @l, which is about to lead to @to. True: it has led there before, from another address or in another epoch. */
+static bool set_key(const struct jit *j, struct jit_link *l, const struct jit_block *to)
+{
+	struct jit_block *before = low_at(l->to);
+
+	l->key->key = to ? (j->cpu->rip - l->place + l->key->of) ^ j->epoch : 0;
+	if (!to || !before || before == to)
+		return before == to;
+	u32 *at = &before->incoming;
+	while (low_at(*at) != l)
+		at = &((struct jit_link *)low_at(*at))->next;
+	*at = l->next;
+	return false;
+}
+
 void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to)
 {
 	u8 *jump = j->rw + l->jump, *saved = jump + l->saved;
 
+	if (l->keyed && set_key(j, l, to))
+		return;
 	l->to = low_ref(to);
 	emit_patch(jump, jump + l->stub);
 	if (l->saved)
@@ -231,6 +248,14 @@ void jit_unlink_far(struct jit *j)
 		while (j->nr_far)
 			unlink_far_to(j, j->far_to[--j->nr_far]);
 	j->nr_far = 0;
+}
+
+void jit_forget_keys(struct jit *j)
+{
+	for (struct jit_block *b = j->newest; b; b = b->older)
+		for (struct jit_link *l = low_at(b->incoming); l; l = low_at(l->next))
+			if (l->keyed)
+				l->key->key = 0;
 }
 
 static void unchain(struct jit_block **at, struct jit_block *b, bool page)

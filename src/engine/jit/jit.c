@@ -48,6 +48,7 @@ static void sync_epochs(struct jit *j)
 		memset(j->known, 0, sizeof(j->known));
 		memset(j->seen_gen, 0, sizeof(j->seen_gen));
 		j->epoch_last = 0;
+		jit_forget_keys(j);
 		j->forget_calls = true;
 	}
 	for (unsigned super = 0; super < 2; super++) {
@@ -362,7 +363,7 @@ static const u8 *code_at_rip(struct jit *j)
 }
 
 /* The usual case of jit_get() where generated code goes on at once: nothing but its place in the jump cache is lost. */
-u64 jit_lookup(struct jit *j)
+u64 jit_lookup(struct jit *j, struct jit_link *link)
 {
 	struct cpu *c = j->cpu;
 
@@ -377,6 +378,8 @@ u64 jit_lookup(struct jit *j)
 	j->stat.lookups++;
 	j->page_rip = c->rip & PAGE_MASK;
 	remember(j, b);
+	if (link && !jit_link_from(link)->dead)
+		jit_link_set(j, link, b);
 	return b->entry;
 }
 

@@ -48,6 +48,7 @@ static inline bool jit_at_home(unsigned g)
 #define JIT_HASH_BITS 15
 #define JIT_EPOCH_SHIFT 48 /* to the mode in jit.epoch */
 #define JIT_FAR_MAX 8192
+#define JIT_LINK_EACH 16 /* of the jumps that find a keyed link not to hold: as many go on by the table of targets */
 #define JUMP_BITS 14
 #define SHARED_BITS 14
 #define JIT_BLOCK_MAX (64u << 10) /* of host code */
@@ -91,6 +92,11 @@ struct jit_link {
 	bool back;             /* may close a loop: the target polls for requests */
 	bool no_windows;       /* leads to one of JIT_MODE_NO_WINDOWS */
 	bool far;
+	bool keyed;            /* from one page of user code to another */
+	struct jit_key {
+		u64 key;       /* the link holds while this is @of's RIP XORed with jit.epoch; 0: there is no target */
+		jit_place of;
+	} key[];
 };
 
 struct jit_block {
@@ -211,6 +217,7 @@ struct jit {
 	u64 window[JIT_WINDOWS]; /* host addresses of accesses to come: see tr_window.c */
 	u64 string[2];         /* guest address less host address, of RSI and RDI, while REP runs: see tr_string.c */
 	u64 string_n;          /* and what is to be added to RCX then */
+	u32 until_link;        /* more keyed links to be followed without: see tr_branch.c */
 	u64 target;            /* of an indirect call, while the return address is pushed; of like use elsewhere */
 	struct jit_level level[2];
 	bool level_ok;         /* they may be used */
@@ -264,6 +271,7 @@ struct jit {
 	u64 stub_no_call, stub_fpu_ready, stub_vec_save, stub_vec_load;
 	u64 stub_jump[2]; /* to code of the supervisor, of the user: jit_emit_jump() */
 	u64 stub_miss[2]; /* where that finds none */
+	u64 stub_keyed;   /* a keyed link that does not hold */
 	u64 stub_poll[2]; /* by jit_block.fixed */
 
 	struct {
@@ -421,6 +429,8 @@ void jit_verify_page(struct jit *j, const u8 *p);
 void *jit_data(struct jit *j, size_t size);
 /* The supervisor's code is mapped anew: far links end. */
 void jit_unlink_far(struct jit *j);
+/* Numbers of epochs come back: no keyed link holds any more. */
+void jit_forget_keys(struct jit *j);
 void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to);
 
 /* tr_string.c: cpu->gpr are those of a fault at @pc in generated code: host addresses among them become the guest's. */
@@ -433,8 +443,8 @@ void jit_host_fault(struct cpu *c, const void *context);
 u64 jit_helper(struct jit *j, const struct jit_site *site);
 /* @left is the linear address XORed with the tag at @index in the TLB's view. */
 void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 index);
-/* Code for cpu->rip, which is entered in the jump cache; 0: it is the dispatcher's to find. */
-u64 jit_lookup(struct jit *j);
+/* Code for cpu->rip, which is entered in the jump cache, and in @link if that is not NULL; 0: it is the dispatcher's. */
+u64 jit_lookup(struct jit *j, struct jit_link *link);
 #define JIT_SLOW_SKIP ((void *)0) /* executed in C: go on with the next (a window: it was not, see tr_window.c) */
 #define JIT_SLOW_LEAVE ((void *)1) /* so it was, and the block must be left: cpu->rip says where to */
 

@@ -250,8 +250,11 @@ static void make_miss(struct jit *j)
 	emit_ra(e, 1, 0x33, S0, &j->epoch);
 	emit_store_abs(e, S0, &j->cpu->rip);
 	emit_shared(j);
+	emit_rr(e, 0, 0x33, S1, S1);
+	u8 *in_c = e->p;
 	emit_guest_out(j);
 	emit_mov_imm(e, H_RDI, (u64)j);
+	emit_mov_rr(e, H_RSI, S1);
 	emit_call_c(j, (u64)jit_lookup);
 	emit_mov_rr(e, S0, H_RAX);
 	emit_guest_in(j);
@@ -260,6 +263,20 @@ static void make_miss(struct jit *j)
 	emit_bytes(e, "\x41\xff\xe6", 3); /* jmp r14 */
 	emit_patch(none, e->p);
 	emit_jmp(e, j->stub_exit);
+
+	/* With the RIP in S0 and the link in S1. */
+	j->stub_keyed = emit_here(e);
+	emit_bytes(e, "\x83", 1); /* sub dword [until_link], 1 */
+	emit_modrm_abs(e, 5, &j->until_link);
+	emit8(e, 1);
+	u8 *link = emit_jcc(e, CC_B);
+	jit_emit_jump(j, true);
+	emit_patch(link, e->p);
+	emit_bytes(e, "\xc7", 1); /* mov dword [until_link], JIT_LINK_EACH */
+	emit_modrm_abs(e, 0, &j->until_link);
+	emit32(e, JIT_LINK_EACH);
+	emit_store_abs(e, S0, &j->cpu->rip);
+	emit_patch(emit_jmp_later(e), in_c);
 
 	/* Jumped to with the guest's next RIP in S0, after whatever may have changed the mode; flags in jit->flags. */
 	for (unsigned user = 0; user < 2; user++) {

@@ -1,6 +1,8 @@
 /* Branches, links, and the code behind a block. */
 #include "engine/jit/tr.h"
 
+static void emit_returned(struct tr *t, const struct insn *i);
+
 static bool same_page(const struct tr *t, jit_place place)
 {
 	return ((place ^ (t->b->fixed ? t->b->rip : 0)) & PAGE_MASK) == 0;
@@ -45,6 +47,50 @@ static void emit_link(struct tr *t, u8 *jump, jit_place place, bool in_host)
 	emit_jmp(t->e, t->j->stub_link);
 }
 
+/*
+ * User code that leads to another page does so by a link as long as that is known to hold: for its page's address, in
+ * this epoch. Where it does not hold, the table of targets tells the way; and so that links follow the program that
+ * runs, but not each process that passes, one jump in some has its link set.
+ * Flags are in their slot, and the return address of @call, which this may be the jump of, is in S1.
+ */
+static bool emit_keyed(struct tr *t, jit_place place, const struct insn *call)
+{
+	struct emit *e = t->e;
+	s64 delta = (s64)(place & PAGE_MASK);
+
+	if (t->b->fixed || delta != (s32)delta)
+		return false;
+	struct jit_link *l = jit_data(t->j, sizeof(*l) + sizeof(*l->key));
+	if (!l) {
+		t->full = true;
+		return true;
+	}
+	if (!call)
+		emit_load_abs(e, S1, &t->j->page_rip);
+	emit_ra(e, 1, 0x33, S1, &t->j->epoch);    /* xor */
+	emit_ra(e, 1, 0x3b, S1, &l->key->key);    /* cmp */
+	u8 *none = emit_jcc(e, CC_NE);
+	emit_bytes(e, "\x48\x81", 2); /* add qword [page_rip], delta */
+	emit_modrm_abs(e, 0, &t->j->page_rip);
+	emit32(e, (u64)delta);
+	u8 *jump = call ? emit_call_later(e) : emit_jmp_later(e), *returned = e->p;
+	if (call)
+		emit_returned(t, call);
+	*l = (struct jit_link){.place = place, .jump = (u32)(jump - t->j->rw), .stub = (u16)(e->p - jump),
+			       .from = low_ref(t->b), .back = place <= t->place, .keyed = true};
+	*l->key = (struct jit_key){0, call ? t->place + call->len : 0};
+	emit_patch(none, e->p);
+	tr_emit_rip(t, S0, place);
+	emit_mov_imm(e, S1, (u64)l);
+	if (!call) {
+		emit_jmp(e, t->j->stub_keyed);
+		return true;
+	}
+	emit_call(e, t->j->stub_keyed);
+	emit_patch(emit_jmp_later(e), returned);
+	return true;
+}
+
 void tr_emit_goto(struct tr *t, jit_place place)
 {
 	place = jit_cut(t->b, place);
@@ -54,6 +100,8 @@ void tr_emit_goto(struct tr *t, jit_place place)
 		return;
 	}
 	tr_flags_to_slot(t, FL_ARITH);
+	if (emit_keyed(t, place, NULL))
+		return;
 	tr_emit_rip(t, S0, place);
 	tr_emit_lookup(t);
 }
@@ -190,7 +238,7 @@ static void emit_call_place(struct tr *t, const struct insn *i, jit_place place)
 		u8 *call = emit_call_later(t->e);
 		emit_returned(t, i);
 		emit_link(t, call, place, false);
-	} else {
+	} else if (!emit_keyed(t, place, i)) {
 		tr_emit_rip(t, S0, place);
 		emit_call_lookup(t, i);
 	}
@@ -305,6 +353,8 @@ bool tr_branch(struct tr *t, const struct insn *i)
 		tr_emit_goto(t, branch_target(t, i));
 		return true;
 	}
+	if (sem == &sem_call_j || sem == &sem_ret)
+		tr_keep_s0(t);
 	tr_flags_to_slot(t, FL_ARITH);
 	if (counted) {
 		emit_counted(t, i, sem == &sem_loop);
