@@ -228,6 +228,11 @@ struct tlb_view {
 };
 #define TLB_WIDE_BITS 20
 
+/* Page and host's page of the last stack access of generated code, which may be written as long as nothing is flushed. */
+struct tlb_stack {
+	u64 tag, host;
+};
+
 /* One of them elsewhere. */
 struct tlb_entry {
 	u64 tag[NR_ACCESS];
@@ -274,6 +279,8 @@ struct tlb_space {
 struct tlb {
 	struct tlb_array array[NR_MMU_INDEX];
 	struct tlb_view view[NR_MMU_INDEX];
+	struct tlb_stack stack[NR_MMU_INDEX];
+	u64 no_stack; /* the tag of an empty one: a non-canonical page that no guest knows */
 	u64 touched[NR_MMU_INDEX]; /* bit per TLB_SIZE / 64 entries: one has been filled since the last full flush */
 	u16 journal_n; /* > TLB_JOURNAL: overflowed, sweep all that is touched */
 	u32 journal[TLB_JOURNAL]; /* mmu_index << TLB_BITS | entry */

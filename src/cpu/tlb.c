@@ -1,6 +1,8 @@
 #include "cpu/tlb.h"
 
+#include <immintrin.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "base/bits.h"
 #include "base/low.h"
@@ -35,8 +37,14 @@ struct tlb *tlb_new(void)
 {
 	struct tlb *tlb = low_alloc(sizeof(*tlb));
 
+	if (!tlb)
+		return NULL;
+	if (getrandom(&tlb->no_stack, sizeof(tlb->no_stack), GRND_NONBLOCK) != sizeof(tlb->no_stack))
+		tlb->no_stack = __rdtsc() * 0x9e3779b97f4a7c15;
+	tlb->no_stack = (tlb->no_stack >> 2 | BIT64(62)) & PAGE_MASK;
+	tlb_forget_stack(tlb);
 	/* Zero tags name page 0, which only entry 0 can hold: the rest of the arrays is empty without being touched. */
-	for (unsigned idx = 0; tlb && idx < NR_MMU_INDEX; idx++) {
+	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++) {
 		struct tlb_array *a = &tlb->array[idx];
 
 		entry_clear(a, 0);
@@ -72,6 +80,7 @@ void tlb_widen(struct tlb *tlb, enum mmu_index idx)
 /* Before any number of entries change. */
 static void tell(struct cpu *c)
 {
+	tlb_forget_stack(c->tlbs);
 	if (c->journal)
 		c->journal->tlb_flush(c);
 }
@@ -220,6 +229,7 @@ void tlb_drop_writes(struct cpu *c, const u8 *host)
 
 	tlb->write_gen++;
 	tlb->nr_victims = 0;
+	tlb_forget_stack(tlb);
 	if (w->id[0] != WRITERS_MANY) {
 		for (unsigned n = 0; n < ARRAY_SIZE(w->id); n++)
 			if (w->id[n])

@@ -50,6 +50,13 @@ static inline void tlb_put(struct tlb_array *a, unsigned i, const struct tlb_ent
 	a->host[i] = e->host;
 }
 
+/* tlb.stack: whatever takes the right to write to a page of the TLB takes it from there. */
+static inline void tlb_forget_stack(struct tlb *tlb)
+{
+	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
+		tlb->stack[idx].tag = tlb->no_stack;
+}
+
 /* A page of 4 KiB to be entered, and what accesses may go straight to it. A write tag that it has stays. */
 struct tlb_page {
 	u64 la, host;

@@ -271,6 +271,7 @@ struct jit {
 	u64 stub_no_call, stub_fpu_ready, stub_vec_save, stub_vec_load;
 	u64 stub_jump[2]; /* to code of the supervisor, of the user: jit_emit_jump() */
 	u64 stub_miss[2]; /* where that finds none */
+	u64 stub_stack[NR_MMU_INDEX][2]; /* where tlb.stack misses; by enum access */
 	u64 stub_keyed;   /* a keyed link that does not hold */
 	u64 stub_poll[2]; /* by jit_block.fixed */
 

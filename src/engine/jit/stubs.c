@@ -386,6 +386,43 @@ static void make_slow(struct jit *j)
 	emit_jmp(e, j->stub_exit);
 }
 
+/*
+ * Called where a stack access has not found its page in tlb.stack: with the difference of the tag in S0. Returns, with
+ * the page there and what S0 would have been; or 5 bytes farther, with S0 and S1 as a check of the TLB leaves them.
+ */
+static void make_stack(struct jit *j, unsigned idx, enum access acc)
+{
+	struct emit *e = &j->e;
+	const struct tlb_view *view = &j->cpu->tlbs->view[idx];
+	const struct tlb_stack *last = &j->cpu->tlbs->stack[idx];
+
+	j->stub_stack[idx][acc] = emit_here(e);
+	emit_ra(e, 1, 0x33, S0, &last->tag); /* xor: the address */
+	jit_emit_tlb_index(j, view->wide);
+	emit_r_of8(e, 0x33, S0, S1, view->tag[ACC_WRITE]);
+	emit_bytes(e, "\x49\x81\xfe", 3); /* cmp r14, PAGE_SIZE */
+	emit32(e, PAGE_SIZE);
+	u8 *none = emit_jcc(e, CC_AE);
+	emit_push(e, H_RAX);
+	emit_r_of8(e, 0x8b, H_RAX, S1, view->tag[ACC_WRITE]);
+	emit_ra(e, 1, 0x3b, H_RAX, &last->tag);
+	u8 *same = emit_jcc(e, CC_E);
+	emit_store_abs(e, H_RAX, &last->tag);
+	emit_r_of8(e, 0x8b, H_RAX, S1, view->host);
+	emit_store_abs(e, H_RAX, &last->host);
+	emit_pop(e, H_RAX);
+	emit8(e, 0xc3);
+	emit_patch(same, e->p);
+	emit_pop(e, H_RAX);
+	emit_patch(none, e->p);
+	if (acc == ACC_READ) {
+		emit_r_of8(e, 0x33, S0, S1, view->tag[ACC_WRITE]);
+		emit_r_of8(e, 0x33, S0, S1, view->tag[ACC_READ]);
+	}
+	emit_bytes(e, "\x48\x83\x04\x24\x05", 5); /* add qword [rsp], 5 */
+	emit8(e, 0xc3);
+}
+
 void jit_make_stubs(struct jit *j)
 {
 	jit_make_fpu_stubs(j);
@@ -397,6 +434,9 @@ void jit_make_stubs(struct jit *j)
 	make_helper(j, &j->stub_end_helper, true);
 	make_fpu_ready(j);
 	make_slow(j);
+	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++)
+		for (enum access acc = ACC_READ; acc <= ACC_WRITE; acc++)
+			make_stack(j, idx, acc);
 	jit_make_system_stubs(j);
 	j->code_start = j->e.p;
 }

@@ -17,6 +17,7 @@ struct slow_path {
 	u8 *from;          /* rel32 of the jump here */
 	u8 *misaligned;    /* or NULL: that of another */
 	const u8 *resume;  /* with the host address in S0 */
+	const u8 *again;   /* or NULL: a stack access, checked here again once tlb.stack has been filled */
 	const u8 *done;    /* after the instruction */
 	struct jit_site *site;
 	bool window;       /* a check for several accesses: see tr_window.c */
@@ -176,11 +177,11 @@ void tr_emit_ea(struct tr *t, const struct insn *i, unsigned to);
 /* LEA of 4 or 8 bytes. */
 void tr_lea(struct tr *t, const struct insn *i);
 /*
- * From a linear address in S0, whose bits @align must be clear, to the host's; or of the memory operand of @i. Flags
- * must be in their slot.
+ * From a linear address in S0, whose bits @align must be clear, to the host's; or of the memory operand of @i. @stack:
+ * it is likely to be in the same page as the last one for which this was said. Flags must be in their slot.
  */
 struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, u8 align,
-			      enum access acc);
+			      enum access acc, bool stack);
 struct slow_path *tr_emit_operand(struct tr *t, const struct insn *i);
 /*
  * Or less t->disp, which is shorter. Flags must be in their slot where tr_check_needed() says so. NULL: no check was
@@ -226,7 +227,7 @@ static inline bool tr_access_checked(const struct tr *t, enum access_at at)
 bool tr_window_begins(const struct tr *t, enum access_at at, s64 *lo);
 /* From the linear address of the lowest in S0. */
 struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, u8 align,
-				       enum seg_reg seg);
+				       enum seg_reg seg, bool stack);
 /* Bits of the address of the operand of instruction t->n, which was checked before, that are known to be clear. */
 u8 tr_window_align(const struct tr *t);
 void tr_emit_window_use(struct tr *t, enum access_at at);
@@ -321,6 +322,8 @@ void tr_emit_goto(struct tr *t, jit_place place);
 void tr_emit_lookup(struct tr *t);
 /* What is called when the check of @s has failed; behind it is where to go on when C has done everything. */
 void tr_emit_slow_call(struct tr *t, const struct slow_path *s);
+/* Before it, where slow_path.again says so. */
+void tr_emit_stack_miss(struct tr *t, const struct slow_path *s);
 /* All that lies behind the block. */
 void tr_emit_late_paths(struct tr *t);
 

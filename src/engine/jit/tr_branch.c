@@ -120,6 +120,14 @@ void tr_jcc(struct tr *t, unsigned n, const struct insn *i)
 	*x = (struct exit_path){emit_jcc(t->e, (i->opcode & 15) ^ turns), to, t->flags == IN_HOST};
 }
 
+void tr_emit_stack_miss(struct tr *t, const struct slow_path *s)
+{
+	const struct jit_site *site = s->site;
+
+	emit_call(t->e, t->j->stub_stack[jit_mmu_index(t->b)][site->span ? site->span_acc : site->acc]);
+	emit_patch(emit_jmp_later(t->e), s->again);
+}
+
 void tr_emit_slow_call(struct tr *t, const struct slow_path *s)
 {
 	emit_call(t->e, t->j->stub_slow);
@@ -139,6 +147,8 @@ void tr_emit_late_paths(struct tr *t)
 			continue;
 		}
 		emit_patch(s->from, e->p);
+		if (s->again)
+			tr_emit_stack_miss(t, s);
 		tr_emit_slow_call(t, s);
 		if (s->reload_flags)
 			tr_emit_restore_flags(t, S0);

@@ -132,7 +132,7 @@ static bool emit_bit(struct tr *t, unsigned n, const struct insn *i)
 		return false;
 	tr_flags_to_slot(t, tr_flags_needed(t, n));
 	emit_bit_address(t, i);
-	struct slow_path *s = tr_emit_tlb(t, i, i->seg, i->opsize, 0, test ? ACC_READ : ACC_WRITE);
+	struct slow_path *s = tr_emit_tlb(t, i, i->seg, i->opsize, 0, test ? ACC_READ : ACC_WRITE, false);
 	if (in_place) {
 		emit_rr(e, 0, 0x8b, S1, tr_use_gpr(t, i->reg, S1));
 		emit_bytes(e, "\x41\x83\xe7", 3); /* and r15d, bits - 1 */
@@ -176,7 +176,7 @@ static bool emit_cmpxchg_pair(struct tr *t, unsigned n, const struct insn *i)
 		emit_bytes(e, "\x41\xf6\xc6\x0f", 4); /* test r14b, 15 */
 		tr_emit_c_path(t, i, CC_NE);
 	}
-	struct slow_path *s = tr_emit_tlb(t, i, i->seg, wide ? 16 : 8, 0, ACC_WRITE);
+	struct slow_path *s = tr_emit_tlb(t, i, i->seg, wide ? 16 : 8, 0, ACC_WRITE, false);
 	tr_flags_to_host(t, n, S1);
 	if (i->lock)
 		emit8(e, 0xf0);

@@ -177,22 +177,47 @@ static void emit_test_align(struct emit *e, u8 align)
 }
 
 /*
- * From the linear address in S0 to the host address in S0 (t->two: and S1); uses S1 and the flags. The distance between
- * the address and the tag of its TLB entry is the offset in the page on a hit, and a page or more on a miss (mmu.c:
- * tag_none()).
+ * From the linear address in S0 to the distance between it and the tag of its TLB entry: the offset in the page on a
+ * hit, a page or more on a miss (tlb.h: tag_none()). A stack access looks where the last one was, not in the TLB, which
+ * spares it the index and the wait for it.
  */
+static void emit_distance(struct tr *t, struct slow_path *s, enum access acc, bool stack)
+{
+	const struct tlb *tlb = t->j->cpu->tlbs;
+	const struct tlb_view *view = &tlb->view[jit_mmu_index(t->b)];
+
+	if (stack) {
+		emit_ra(t->e, 1, 0x33, S0, &tlb->stack[jit_mmu_index(t->b)].tag);
+		s->again = t->e->p;
+	} else {
+		jit_emit_tlb_index(t->j, view->wide);
+		emit_r_of8(t->e, 0x33, S0, S1, view->tag[acc]);
+	}
+}
+
+/* From there to the host address in S0 (t->two: and S1). */
+static void emit_host(struct tr *t, bool stack)
+{
+	const struct tlb *tlb = t->j->cpu->tlbs;
+	unsigned op = t->two ? 0x8b : 0x03, to = t->two ? S1 : S0;
+
+	if (stack)
+		emit_ra(t->e, 1, op, to, &tlb->stack[jit_mmu_index(t->b)].host);
+	else
+		emit_r_of8(t->e, op, to, S1, tlb->view[jit_mmu_index(t->b)].host);
+}
+
+/* From the linear address in S0 to the host address in S0 (t->two: and S1); uses S1 and the flags. */
 struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg seg, unsigned size, u8 align,
-			      enum access acc)
+			      enum access acc, bool stack)
 {
 	struct emit *e = t->e;
-	const struct tlb_view *view = &t->j->cpu->tlbs->view[jit_mmu_index(t->b)];
 	struct slow_path *s = &t->slow[t->nr_slow++];
-
-	t->s0 = 0;
-	jit_emit_tlb_index(t->j, view->wide);
-	emit_r_of8(e, 0x33, S0, S1, view->tag[acc]);
 	bool whole = align && size <= align + 1u; /* aligned, it does not cross pages */
 
+	*s = (struct slow_path){.site = tr_new_site(t, i)};
+	t->s0 = 0;
+	emit_distance(t, s, acc, stack);
 	if (whole) {
 		emit_bytes(e, "\x49\xf7\xc6", 3); /* test r14, -PAGE_SIZE | align */
 		emit32(e, (u32)-PAGE_SIZE | align);
@@ -200,7 +225,7 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 		emit_bytes(e, "\x49\x81\xfe", 3); /* cmp r14, PAGE_SIZE - size */
 		emit32(e, PAGE_SIZE - size);
 	}
-	*s = (struct slow_path){.from = emit_jcc(e, whole ? CC_NE : CC_A), .site = tr_new_site(t, i)};
+	s->from = emit_jcc(e, whole ? CC_NE : CC_A);
 	if (align && !whole) {
 		emit_test_align(e, align);
 		s->misaligned = emit_jcc(e, CC_NE);
@@ -210,7 +235,7 @@ struct slow_path *tr_emit_tlb(struct tr *t, const struct insn *i, enum seg_reg s
 		s->site->seg = (u8)seg;
 		s->site->acc = (u8)acc;
 	}
-	emit_r_of8(e, t->two ? 0x8b : 0x03, t->two ? S1 : S0, S1, view->host);
+	emit_host(t, stack);
 	s->resume = e->p;
 	return s;
 }
@@ -243,7 +268,7 @@ struct slow_path *tr_emit_operand_disp(struct tr *t, const struct insn *i)
 {
 	const struct insn_row *r = &insn_rows[i->row];
 	struct emit *e = t->e;
-	bool known = i == &t->insn[t->n];
+	bool known = i == &t->insn[t->n], stack = i->base == RSP && i->index == NO_REG && i->seg == SEG_SS;
 	s64 lo = t->access[t->n][AT_OPERAND].off;
 	u8 align = align_of(i);
 
@@ -264,12 +289,12 @@ struct slow_path *tr_emit_operand_disp(struct tr *t, const struct insn *i)
 	}
 	if (window) {
 		t->two = false;
-		struct slow_path *s = tr_emit_window_check(t, i, AT_OPERAND, align, i->seg);
+		struct slow_path *s = tr_emit_window_check(t, i, AT_OPERAND, align, i->seg, stack);
 		if (align & ~tr_window_align(t))
 			emit_align(t, i, align);
 		return s;
 	}
-	return tr_emit_tlb(t, i, i->seg, i->mem_size, align, r->attr & (A_WRITE | A_RMW) ? ACC_WRITE : ACC_READ);
+	return tr_emit_tlb(t, i, i->seg, i->mem_size, align, r->attr & (A_WRITE | A_RMW) ? ACC_WRITE : ACC_READ, stack);
 }
 
 /* Host address of the memory operand of @i into S0. */

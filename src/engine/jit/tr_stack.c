@@ -13,7 +13,8 @@ static struct slow_path *emit_stack_at(struct tr *t, const struct insn *i, unsig
 	}
 	bool window = tr_window_begins(t, AT_STACK, &lo);
 	emit_rm_disp(t->e, tr_w(t), 0x8d, S0, base, disp + (s32)(lo - at));
-	return window ? tr_emit_window_check(t, i, AT_STACK, 0, SEG_SS) : tr_emit_tlb(t, i, SEG_SS, t->word, 0, acc);
+	return window ? tr_emit_window_check(t, i, AT_STACK, 0, SEG_SS, true) :
+			tr_emit_tlb(t, i, SEG_SS, t->word, 0, acc, true);
 }
 
 /* Stack accesses. rSP changes after the access. */

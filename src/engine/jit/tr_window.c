@@ -279,7 +279,7 @@ bool tr_window_begins(const struct tr *t, enum access_at at, s64 *lo)
 }
 
 struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum access_at at, u8 align,
-				       enum seg_reg seg)
+				       enum seg_reg seg, bool stack)
 {
 	const struct tr_access *a = &t->access[t->n][at];
 	enum access acc;
@@ -287,7 +287,7 @@ struct slow_path *tr_emit_window_check(struct tr *t, const struct insn *i, enum 
 
 	window_rest(t, at, &lo, &hi, &acc);
 	align = (a->off - lo) & align ? 0 : align;
-	struct slow_path *s = tr_emit_tlb(t, i, seg, (unsigned)(hi - lo), align, acc);
+	struct slow_path *s = tr_emit_tlb(t, i, seg, (unsigned)(hi - lo), align, acc, stack);
 	s->window = true;
 	if (s->site) {
 		s->site->size = (u8)a->size;
@@ -329,13 +329,21 @@ void tr_emit_window_use(struct tr *t, enum access_at at)
 void tr_emit_window_miss(struct tr *t, struct slow_path *s)
 {
 	struct emit *e = t->e;
-	struct jit_link *l = s->site ? tr_new_link(t, s->from, s->site->place) : NULL;
+	u8 *jump = s->from;
 
+	if (t->full)
+		return;
+	if (s->misaligned)
+		emit_patch(s->misaligned, e->p);
+	if (s->again) {
+		emit_patch(jump, e->p);
+		tr_emit_stack_miss(t, s);
+		jump = emit_jmp_later(e);
+	}
+	struct jit_link *l = tr_new_link(t, jump, s->site->place);
 	if (!l)
 		return;
 	l->no_windows = true;
-	if (s->misaligned)
-		emit_patch(s->misaligned, e->p);
 	tr_emit_slow_call(t, s);
 	emit_mov_imm(e, S1, (u64)l);
 	emit_jmp(e, t->j->stub_link);

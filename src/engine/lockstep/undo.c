@@ -108,6 +108,7 @@ static void tlb_restore(struct undo *u, struct cpu *c)
 
 	if (u->flushed)
 		memcpy(t, u->tlb, sizeof(*t));
+	tlb_forget_stack(t);
 	while (u->nr_entries) {
 		const struct undo_entry *e = &u->entry[--u->nr_entries];
 
@@ -120,6 +121,7 @@ static void tlb_restore(struct undo *u, struct cpu *c)
 
 static void drop_write_tags(struct undo *u, struct cpu *c)
 {
+	tlb_forget_stack(c->tlbs);
 	for (unsigned n = 0; n < u->nr_filled && u->nr_filled <= UNDO_ENTRIES_MAX; n++) {
 		unsigned i = u->filled[n] & (TLB_SIZE - 1);
 		c->tlbs->array[u->filled[n] >> TLB_BITS].tag[ACC_WRITE][i] = tag_none(i);
