@@ -228,7 +228,7 @@ struct tlb_view {
 };
 #define TLB_WIDE_BITS 20
 
-/* Page and host's page of the last stack access of generated code, which may be written as long as nothing is flushed. */
+/* The page of generated code's last stack access, and the host's: it may be written as long as nothing is flushed. */
 struct tlb_stack {
 	u64 tag, host;
 };
