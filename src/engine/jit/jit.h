@@ -444,7 +444,7 @@ void jit_host_fault(struct cpu *c, const void *context);
 u64 jit_helper(struct jit *j, const struct jit_site *site);
 /* @left is the linear address XORed with the tag at @index in the TLB's view. */
 void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 index);
-/* Code for cpu->rip, which is entered in the jump cache and in @link, unless NULL; 0: it is the dispatcher's to find. */
+/* Code for cpu->rip, which is entered in the jump cache, and in @link if not NULL; 0: it is the dispatcher's to find. */
 u64 jit_lookup(struct jit *j, struct jit_link *link);
 #define JIT_SLOW_SKIP ((void *)0) /* executed in C: go on with the next (a window: it was not, see tr_window.c) */
 #define JIT_SLOW_LEAVE ((void *)1) /* so it was, and the block must be left: cpu->rip says where to */
