@@ -187,12 +187,19 @@ void jit_insert(struct jit *j, struct jit_block *b)
 	*page = b;
 }
 
+#define SAVER_SIZE 23 /* of jit_emit_save_flags() and a jump */
+
 /* Of @l, which is about to lead to @to. True: it has led there before, from another address or in another epoch. */
-static bool set_key(const struct jit *j, struct jit_link *l, const struct jit_block *to)
+static bool set_key(struct jit *j, struct jit_link *l, const struct jit_block *to)
 {
 	struct jit_block *before = low_at(l->to);
 
 	l->key->key = to ? (j->cpu->rip - l->place + l->key->of) ^ j->epoch : 0;
+	if (to && !l->key->listed) {
+		l->key->next = j->keyed;
+		l->key->listed = true;
+		j->keyed = low_ref(l);
+	}
 	if (!to || !before || before == to)
 		return before == to;
 	u32 *at = &before->incoming;
@@ -202,25 +209,42 @@ static bool set_key(const struct jit *j, struct jit_link *l, const struct jit_bl
 	return false;
 }
 
+/* Where @l is to lead for @to; NULL: there is no room for the code that should save the flags. */
+static u8 *way_to(struct jit *j, struct jit_link *l, const struct jit_block *to)
+{
+	u8 *entry = emit_place(&j->e, to->entry) + (l->back ? 0 : to->poll);
+
+	if (!l->in_host || !to->flags_live)
+		return entry;
+	if (!l->saver) {
+		if (j->e.p + SAVER_SIZE > j->rw + j->code_size)
+			return NULL;
+		l->saver = (u32)(j->e.p - j->rw);
+		jit_emit_save_flags(j);
+		emit_jmp_later(&j->e);
+	}
+	u8 *saver = j->rw + l->saver;
+	emit_patch(saver + SAVER_SIZE - 4, entry);
+	return saver;
+}
+
 void jit_link_set(struct jit *j, struct jit_link *l, struct jit_block *to)
 {
-	u8 *jump = j->rw + l->jump, *saved = jump + l->saved;
+	u8 *jump = j->rw + l->jump, *way;
 
 	if (l->keyed && set_key(j, l, to))
 		return;
-	l->to = low_ref(to);
 	emit_patch(jump, jump + l->stub);
-	if (l->saved)
-		emit_patch(saved, saved + 4);
-	if (!to)
+	l->to = 0;
+	if (!to || !(way = way_to(j, l, to)))
 		return;
+	l->to = low_ref(to);
 	if (l->far && j->nr_far < JIT_FAR_MAX)
 		j->far_to[j->nr_far] = to;
 	j->nr_far += l->far && j->nr_far <= JIT_FAR_MAX;
 	l->next = to->incoming;
 	to->incoming = low_ref(l);
-	emit_patch(l->saved && to->flags_live ? saved : jump,
-		   emit_place(&j->e, to->entry) + (l->back ? 0 : to->poll));
+	emit_patch(jump, way);
 }
 
 /* All the far links to @b. */
@@ -252,10 +276,10 @@ void jit_unlink_far(struct jit *j)
 
 void jit_forget_keys(struct jit *j)
 {
-	for (struct jit_block *b = j->newest; b; b = b->older)
-		for (struct jit_link *l = low_at(b->incoming); l; l = low_at(l->next))
-			if (l->keyed)
-				l->key->key = 0;
+	for (struct jit_link *l; (l = low_at(j->keyed)); j->keyed = l->key->next) {
+		l->key->key = 0;
+		l->key->listed = false;
+	}
 }
 
 static void unchain(struct jit_block **at, struct jit_block *b, bool page)
@@ -336,6 +360,7 @@ void jit_flush(struct jit *j)
 	j->data_p = j->data;
 	j->newest = NULL;
 	j->nr_far = 0;
+	j->keyed = 0;
 	copy_arena_reset(&j->copy);
 	j->stat.flushes++;
 }

@@ -87,15 +87,18 @@ struct jit_link {
 	u32 jump;              /* its rel32: bytes from jit.rw */
 	u32 from, to;          /* the blocks: low_ref() */
 	u32 next;              /* of those that lead to @to: likewise */
+	u32 saver;             /* or 0: on the way to @to, code that saves the flags; in bytes likewise */
 	u16 stub;              /* distance to where it leads while there is no target */
-	u16 saved;             /* or 0: to the rel32 of the jump behind the code in the stub that saves the flags */
-	bool back;             /* may close a loop: the target polls for requests */
-	bool no_windows;       /* leads to one of JIT_MODE_NO_WINDOWS */
-	bool far;
-	bool keyed;            /* from one page of user code to another */
+	bool in_host : 1;      /* it is left with flags in the host's register */
+	bool back : 1;         /* may close a loop: the target polls for requests */
+	bool no_windows : 1;   /* leads to one of JIT_MODE_NO_WINDOWS */
+	bool far : 1;
+	bool keyed : 1;        /* from one page of user code to another */
 	struct jit_key {
 		u64 key;       /* the link holds while this is @of's RIP XORed with jit.epoch; 0: there is no target */
 		jit_place of;
+		u32 next;      /* of jit.keyed, in which it is once it has held: low_ref() */
+		bool listed;
 	} key[];
 };
 
@@ -237,6 +240,7 @@ struct jit {
 	struct jit_mark mark[JIT_MARKS]; /* [0] is none */
 	u32 nr_marks, free_mark; /* those from nr_marks on have never been used */
 	u64 far_gen;           /* cpu->exec_gen[1] for which far links are set */
+	u32 keyed;             /* links whose keys may not be 0: low_ref() of the first */
 	u32 nr_far;            /* blocks that some lead to; > JIT_FAR_MAX: more than are listed */
 	struct jit_block *far_to[JIT_FAR_MAX];
 	struct jit_block *hash[1u << JIT_HASH_BITS];
@@ -266,7 +270,7 @@ struct jit {
 
 	/* Stubs, addresses in the executable mapping. */
 	void (*enter)(u64 code);
-	u64 stub_exit, stub_link, stub_indirect, stub_helper, stub_end_helper, stub_slow, stub_syscall,
+	u64 stub_exit, stub_link, stub_link_flags, stub_indirect, stub_helper, stub_end_helper, stub_slow, stub_syscall,
 		stub_sysret;
 	u64 stub_no_call, stub_fpu_ready, stub_vec_save, stub_vec_load;
 	u64 stub_jump[2]; /* to code of the supervisor, of the user: jit_emit_jump() */
@@ -296,6 +300,8 @@ void jit_make_stubs(struct jit *j);
 void jit_emit_jump(struct jit *j, bool user);
 /* The same as a call. Returns the rel32 of a jump that is taken where stub_miss is to be called. */
 u8 *jit_emit_call(struct jit *j, bool user);
+/* The guest's flags to jit.flags, through S0. */
+void jit_emit_save_flags(struct jit *j);
 /* All calls of the guest's: generated code must not be entered by a return to them. */
 void jit_emit_forget_calls(struct jit *j);
 /* The index of the linear address in S0, in an array of the TLB or a wide view of one, into S1. */
@@ -444,7 +450,7 @@ void jit_host_fault(struct cpu *c, const void *context);
 u64 jit_helper(struct jit *j, const struct jit_site *site);
 /* @left is the linear address XORed with the tag at @index in the TLB's view. */
 void *jit_slow(struct jit *j, u64 left, const struct jit_site *site, u64 index);
-/* Code for cpu->rip, which is entered in the jump cache, and in @link if not NULL; 0: it is the dispatcher's to find. */
+/* Code for cpu->rip, entered in the jump cache, and in @link unless that is NULL; 0: it is the dispatcher's to find. */
 u64 jit_lookup(struct jit *j, struct jit_link *link);
 #define JIT_SLOW_SKIP ((void *)0) /* executed in C: go on with the next (a window: it was not, see tr_window.c) */
 #define JIT_SLOW_LEAVE ((void *)1) /* so it was, and the block must be left: cpu->rip says where to */

@@ -72,11 +72,26 @@ static void make_enter(struct jit *j)
 	emit8(e, 0xe6);
 }
 
-/* Jumped to with the reason in S1. */
+/* LAHF and SETO: 1 ns, where PUSHF and POPF take 9. */
+void jit_emit_save_flags(struct jit *j)
+{
+	struct emit *e = &j->e;
+
+	emit_mov_rr(e, S0, H_RAX);
+	emit8(e, 0x9f);
+	emit_bytes(e, "\x0f\x90\xc0", 3); /* seto al */
+	emit8(e, 0x66);
+	emit_ra(e, 0, 0x89, H_RAX, &j->flags);
+	emit_mov_rr(e, H_RAX, S0);
+}
+
+/* Jumped to with the reason in S1, and with the flags in their slot or not. */
 static void make_exit(struct jit *j)
 {
 	struct emit *e = &j->e;
 
+	j->stub_link_flags = emit_here(e);
+	jit_emit_save_flags(j);
 	j->stub_link = emit_here(e);
 	emit_store_abs(e, S1, &j->exit_code);
 	emit_guest_out(j);
@@ -264,8 +279,10 @@ static void make_miss(struct jit *j)
 	emit_patch(none, e->p);
 	emit_jmp(e, j->stub_exit);
 
-	/* With the RIP in S0 and the link in S1. */
+	/* With the link in S1. */
 	j->stub_keyed = emit_here(e);
+	emit_rm_disp(e, 1, 0x8b, S0, S1, offsetof(struct jit_link, place));
+	emit_ra(e, 1, 0x03, S0, &j->page_rip);
 	emit_bytes(e, "\x83", 1); /* sub dword [until_link], 1 */
 	emit_modrm_abs(e, 5, &j->until_link);
 	emit8(e, 1);

@@ -28,8 +28,8 @@ struct jit_link *tr_new_link(struct tr *t, u8 *jump, jit_place place)
 }
 
 /*
- * To @place: through a link that is patched when its target exists. With the flags @in_host they are
- * saved on the way, unless the target is a block that reads none.
+ * To @place: through a link that is patched when its target exists. With the flags @in_host they are saved on the way,
+ * unless the target is a block that reads none.
  */
 static void emit_link(struct tr *t, u8 *jump, jit_place place, bool in_host)
 {
@@ -39,12 +39,9 @@ static void emit_link(struct tr *t, u8 *jump, jit_place place, bool in_host)
 		return;
 	l->back = place <= t->place;
 	l->far = !same_page(t, place);
-	if (in_host) {
-		tr_emit_save_flags(t);
-		l->saved = (u16)(emit_jmp_later(t->e) - jump);
-	}
+	l->in_host = in_host;
 	emit_mov_imm(t->e, S1, (u64)l);
-	emit_jmp(t->e, t->j->stub_link);
+	emit_jmp(t->e, in_host ? t->j->stub_link_flags : t->j->stub_link);
 }
 
 /*
@@ -78,9 +75,8 @@ static bool emit_keyed(struct tr *t, jit_place place, const struct insn *call)
 		emit_returned(t, call);
 	*l = (struct jit_link){.place = place, .jump = (u32)(jump - t->j->rw), .stub = (u16)(e->p - jump),
 			       .from = low_ref(t->b), .back = place <= t->place, .keyed = true};
-	*l->key = (struct jit_key){0, call ? t->place + call->len : 0};
+	*l->key = (struct jit_key){.of = call ? t->place + call->len : 0};
 	emit_patch(none, e->p);
-	tr_emit_rip(t, S0, place);
 	emit_mov_imm(e, S1, (u64)l);
 	if (!call) {
 		emit_jmp(e, t->j->stub_keyed);

@@ -5,18 +5,10 @@
 
 /* --- Flags ------------------------------------------------------------------------------------------------- */
 
-/* LAHF and SETO: 1 ns, where PUSHF and POPF take 9. Through S0. */
 void tr_emit_save_flags(struct tr *t)
 {
-	struct emit *e = t->e;
-
 	t->s0 = 0;
-	emit_mov_rr(e, S0, H_RAX);
-	emit8(e, 0x9f);
-	emit_bytes(e, "\x0f\x90\xc0", 3); /* seto al */
-	emit8(e, 0x66);
-	emit_ra(e, 0, 0x89, H_RAX, &t->j->flags);
-	emit_mov_rr(e, H_RAX, S0);
+	jit_emit_save_flags(t->j);
 }
 
 void tr_emit_restore_flags(struct tr *t, unsigned scratch)
