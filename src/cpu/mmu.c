@@ -308,8 +308,10 @@ void *mmu_fill(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum acce
 	if (!la_canonical(c, la))
 		raise_error(c, seg == SEG_SS ? VEC_SS : VEC_GP, 0);
 	u32 error = mmu_walk(c, la, acc, idx, true, &t);
-	if (error)
+	if (error) {
+		tlb_flush_fault(c, la);
 		raise_page_fault(c, la, error & ~MMU_FAULT);
+	}
 	*gpa = t.gpa;
 	const struct gpa_slot *slot = gpa_find(c->map, t.gpa);
 	if (!slot || (acc == ACC_WRITE && (slot->flags & GPA_READONLY)))

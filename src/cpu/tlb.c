@@ -526,6 +526,32 @@ void tlb_flush_page(struct cpu *c, u64 la)
 		exec_forget(c, 1);
 }
 
+void tlb_flush_fault(struct cpu *c, u64 la)
+{
+	struct tlb *tlb = c->tlbs;
+	unsigned i = tlb_index(la);
+	u64 page = la & PAGE_MASK;
+
+	if (large_at(tlb, la) != PAGE_SHIFT) {
+		tlb_flush_page(c, la);
+		return;
+	}
+	tlb_forget_stack(tlb);
+	victims_clear_page(tlb, PAGE_MASK, page);
+	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++) {
+		struct tlb_array *a = &tlb->array[idx];
+
+		/* What may be written or executed may be read, but for PKRU. */
+		if (!chunk_touched(tlb, idx, i) || a->tag[ACC_READ][i] != page)
+			continue;
+		if (c->journal)
+			c->journal->tlb_entry(c, (enum mmu_index)idx, i);
+		if (tag_set(a, i, ACC_EXEC))
+			exec_forget(c, exec_class(idx));
+		entry_clear(a, i);
+	}
+}
+
 void tlb_flush_pkru(struct cpu *c)
 {
 	if (c->cr4 & CR4_PKE)

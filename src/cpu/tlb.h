@@ -76,6 +76,11 @@ bool tlb_recall(struct cpu *c, enum mmu_index idx, u64 la, enum access acc);
 void tlb_flush_all(struct cpu *c);          /* global ones too: CR0/CR4 changes, map changes, dirty log */
 void tlb_flush_nonglobal(struct cpu *c);    /* of every PCID */
 void tlb_flush_page(struct cpu *c, u64 la); /* INVLPG: of the present PCID, and global ones */
+/*
+ * A page fault at @la: its handler need not say INVLPG (SDM vol. 3A, 4.10.4.1). Not as thorough: code whose page has
+ * left the TLB in the meantime may stay in use.
+ */
+void tlb_flush_fault(struct cpu *c, u64 la);
 void tlb_flush_pcid(struct cpu *c, unsigned pcid); /* its non-global ones */
 void tlb_flush_pkru(struct cpu *c);         /* PKRU has changed (WRPKRU, XRSTOR) */
 

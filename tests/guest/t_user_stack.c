@@ -200,8 +200,11 @@ static void test_borders(void)
 	test_end();
 }
 
-/* #PF of a push gives the stack another page, as fork() does. Nobody says INVLPG: the fault has done so. */
-static u64 copy_at;
+/*
+ * #PF of a push gives the stack another page, as fork() does. Nobody says INVLPG: the fault has done so, also for reads
+ * that come first: then the handler goes on in another place, which pops.
+ */
+static u64 copy_at, go_on;
 static void copy_on_write(struct frame *f)
 {
 	if ((read_cr2() & ~0xfffull) != copy_at || f->error != 7) {
@@ -209,7 +212,10 @@ static void copy_on_write(struct frame *f)
 		return;
 	}
 	memcpy((void *)FRAME(TWO), (void *)FRAME(ONE), 4096);
+	((volatile u64 *)(FRAME(TWO) + TOP))[0] = 0x55;
 	*user_entry(root, copy_at, 1) = FRAME(TWO) | RW;
+	if (go_on)
+		f->rip = go_on;
 }
 
 static void test_copy(void)
@@ -229,6 +235,15 @@ static void test_copy(void)
 			same("the original", ((u64 *)(FRAME(ONE) + TOP))[-1], content(ONE));
 			same("the copy", ((u64 *)(FRAME(TWO) + TOP))[-1], 7);
 			pops(r, rsp - 8, 7);
+			pops(r, rsp, 0x55);
+
+			struct user u;
+			map_stack(root, r, FRAME(ONE) | PG_P | PG_U);
+			go_on = USER_CODE_AT(r, popper);
+			pops(r, rsp, content(ONE));
+			run(&u, r, pusher, rsp, TURNS);
+			same("sum of what was popped from the copy", u.f.rax, 2 * TURNS * 0x55);
+			go_on = 0;
 		}
 	trap_table[14] = 0;
 	test_end();
