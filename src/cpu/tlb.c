@@ -1,22 +1,13 @@
 #include "cpu/tlb.h"
 
-#include <immintrin.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "base/bits.h"
-#include "base/low.h"
 
 /* What entry @i is without a page. */
 static struct tlb_entry entry_none(unsigned i)
 {
 	return (struct tlb_entry){.tag = {tag_none(i), tag_none(i), tag_none(i)}};
-}
-
-static void entry_clear(struct tlb_array *a, unsigned i)
-{
-	for (unsigned acc = 0; acc < NR_ACCESS; acc++)
-		a->tag[acc][i] = tag_none(i);
 }
 
 static bool tag_set(const struct tlb_array *a, unsigned i, enum access acc)
@@ -27,54 +18,6 @@ static bool tag_set(const struct tlb_array *a, unsigned i, enum access acc)
 static bool entry_empty(const struct tlb_array *a, unsigned i)
 {
 	return !tag_set(a, i, ACC_READ) && !tag_set(a, i, ACC_WRITE) && !tag_set(a, i, ACC_EXEC);
-}
-
-/* --- Memory ------------------------------------------------------------------------------------------------------ */
-
-#define WIDE_SIZE (sizeof(u64) << TLB_WIDE_BITS)
-
-struct tlb *tlb_new(void)
-{
-	struct tlb *tlb = low_alloc(sizeof(*tlb));
-
-	if (!tlb)
-		return NULL;
-	if (getrandom(&tlb->no_stack, sizeof(tlb->no_stack), GRND_NONBLOCK) != sizeof(tlb->no_stack))
-		tlb->no_stack = __rdtsc() * 0x9e3779b97f4a7c15;
-	tlb->no_stack = (tlb->no_stack >> 2 | BIT64(62)) & PAGE_MASK;
-	tlb_forget_stack(tlb);
-	/* Zero tags name page 0, which only entry 0 can hold: the rest of the arrays is empty without being touched. */
-	for (unsigned idx = 0; idx < NR_MMU_INDEX; idx++) {
-		struct tlb_array *a = &tlb->array[idx];
-
-		entry_clear(a, 0);
-		tlb->view[idx] = (struct tlb_view){{a->tag[ACC_READ], a->tag[ACC_WRITE]}, a->host, false};
-	}
-	return tlb;
-}
-
-void tlb_free(struct tlb *tlb)
-{
-	for (unsigned idx = 0; tlb && idx < NR_MMU_INDEX; idx++)
-		for (unsigned n = 0; tlb->view[idx].wide && n < 3; n++)
-			low_free(n == 2 ? tlb->view[idx].host : tlb->view[idx].tag[n], WIDE_SIZE);
-	low_free(tlb, sizeof(*tlb));
-}
-
-void tlb_widen(struct tlb *tlb, enum mmu_index idx)
-{
-	struct tlb_array *a = &tlb->array[idx];
-	u64 *from[] = {a->tag[ACC_READ], a->tag[ACC_WRITE], a->host}, *to[3];
-	unsigned n = 0;
-
-	while (n < 3 && (to[n] = low_repeat(from[n], sizeof(a->host), WIDE_SIZE / sizeof(a->host))))
-		n++;
-	entry_clear(a, 0);
-	if (n == 3)
-		tlb->view[idx] = (struct tlb_view){{to[0], to[1]}, to[2], true};
-	else
-		while (n-- > 0)
-			low_free(to[n], WIDE_SIZE);
 }
 
 /* Before any number of entries change. */
@@ -296,7 +239,7 @@ static void journal_empty(struct tlb *tlb, struct tlb_space *s)
 			s->at[s->nr] = id;
 			s->e[s->nr++] = tlb_get(a, i);
 		}
-		entry_clear(a, i);
+		tlb_clear(a, i);
 	}
 }
 
@@ -309,7 +252,7 @@ static void local_sweep(struct tlb *tlb)
 				i += CHUNK - 1;
 			} else if (!bit_get(tlb->global[idx], i)) {
 				exec_gone(tlb, idx, i);
-				entry_clear(&tlb->array[idx], i);
+				tlb_clear(&tlb->array[idx], i);
 			}
 }
 
@@ -411,7 +354,7 @@ void tlb_flush_all(struct cpu *c)
 		for (unsigned n = 0; n < NR_ACCESS * 64; n++)
 			if (tlb->touched[idx] >> n % 64 & 1)
 				memset(&a->tag[n / 64][n % 64 * CHUNK], 0, CHUNK * sizeof(u64));
-		entry_clear(a, 0);
+		tlb_clear(a, 0);
 		tlb->touched[idx] = 0;
 	}
 	memset(tlb->noted, 0, sizeof(tlb->noted));
@@ -518,7 +461,7 @@ void tlb_flush_page(struct cpu *c, u64 la)
 			if (!entry_within(&e, mask, base))
 				continue;
 			exec[exec_class(idx)] |= tag_set(a, i, ACC_EXEC);
-			entry_clear(a, i);
+			tlb_clear(a, i);
 		}
 	if (exec[0])
 		exec_forget(c, 0);
@@ -548,7 +491,7 @@ void tlb_flush_fault(struct cpu *c, u64 la)
 			c->journal->tlb_entry(c, (enum mmu_index)idx, i);
 		if (tag_set(a, i, ACC_EXEC))
 			exec_forget(c, exec_class(idx));
-		entry_clear(a, i);
+		tlb_clear(a, i);
 	}
 }
 

@@ -50,6 +50,12 @@ static inline void tlb_put(struct tlb_array *a, unsigned i, const struct tlb_ent
 	a->host[i] = e->host;
 }
 
+static inline void tlb_clear(struct tlb_array *a, unsigned i)
+{
+	for (unsigned acc = 0; acc < NR_ACCESS; acc++)
+		a->tag[acc][i] = tag_none(i);
+}
+
 /* tlb.stack: whatever takes the right to write to a page of the TLB takes it from there. */
 static inline void tlb_forget_stack(struct tlb *tlb)
 {

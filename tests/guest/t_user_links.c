@@ -4,7 +4,6 @@
  */
 #include "user64.h"
 
-#define CR4_PCIDE (1ul << 17)
 #define KEEP (1ull << 63)
 #define TURNS 100
 
@@ -229,8 +228,6 @@ static void test_many_spaces(void)
 
 void guest_main(void)
 {
-	u32 id[4];
-
 	root = user_begin();
 	root_b = user_space_new();
 	put_pages();
@@ -240,13 +237,8 @@ void guest_main(void)
 	test_invlpg();
 	test_changing();
 	test_many_spaces();
-	cpuid(1, 0, id);
-	if (!(id[2] >> 17 & 1)) {
-		print("ok - PCIDs # SKIP not in CPUID\n");
+	if (!user_pcids(root))
 		return;
-	}
-	write_cr3(root);
-	write_cr4(read_cr4() | CR4_PCIDE);
 	test_spaces(1 | KEEP, 2 | KEEP, "two address spaces, switched without a flush");
 	test_spaces(1, 2, "two address spaces with PCIDs");
 }

@@ -5,7 +5,6 @@
 #include "user64.h"
 
 #define CR4_PGE (1ul << 7)
-#define CR4_PCIDE (1ul << 17)
 #define KEEP (1ull << 63)
 
 static u64 root, root_b; /* CR3 without a PCID */
@@ -452,13 +451,8 @@ void guest_main(void)
 	test_aliases();
 	fill_frames();
 	test_device();
-	cpuid(1, 0, id);
-	if (!(id[2] >> 17 & 1)) {
-		print("ok - PCIDs # SKIP not in CPUID\n");
+	if (!user_pcids(root))
 		return;
-	}
-	write_cr3(root);
-	write_cr4(read_cr4() | CR4_PCIDE);
 	test_switches(1 | KEEP, 2 | KEEP, "two address spaces, switched without a flush");
 	test_switches(1, 2, "two address spaces with PCIDs");
 	cpuid(7, 0, id);

@@ -26,6 +26,20 @@ static u64 new_table(const void *from)
 	return table;
 }
 
+bool user_pcids(u64 root)
+{
+	u32 id[4];
+
+	cpuid(1, 0, id);
+	if (!(id[2] >> 17 & 1)) {
+		print("ok - PCIDs # SKIP not in CPUID\n");
+		return false;
+	}
+	write_cr3(root);
+	write_cr4(read_cr4() | 1ul << 17);
+	return true;
+}
+
 volatile u64 *user_entry(u64 root, u64 la, int level)
 {
 	volatile u64 *table = (u64 *)(root & ~0xfffull);

@@ -42,6 +42,8 @@ int user_vectors(void);
 u64 user_space_new(void);
 /* user_init(), and a new address space, which is entered: its CR3. */
 u64 user_begin(void);
+/* Enters @root with PCIDs on, which is told where that cannot be. */
+bool user_pcids(u64 root);
 /* The entry that maps @la: of a page table (@level 1) or a page directory (2). Tables are made on the way to it. */
 volatile u64 *user_entry(u64 root, u64 la, int level);
 /* Sets the entry of a 4 KiB page, and INVLPG. */

@@ -3,9 +3,9 @@
 #include <immintrin.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 
 #include "base/low.h"
+#include "base/secret.h"
 #include "cpu/exception.h"
 #include "cpu/fpu.h"
 #include "cpu/mem.h"
@@ -597,8 +597,7 @@ static int jit_vcpu_create(struct cpu *c)
 	j->user_end = BIT64(47);
 	j->vec_max = xsave_supported() & BIT64(6) ? 64 : xsave_supported() & BIT64(2) ? 32 : 16;
 	j->bmi2 = __builtin_cpu_supports("bmi2");
-	if (getrandom(&j->hash_key, sizeof(j->hash_key), GRND_NONBLOCK) != sizeof(j->hash_key))
-		j->hash_key = __rdtsc() * JUMP_HASH;
+	j->hash_key = secret_new();
 	j->off = !(is_low(c + 1) && is_low(c->tlbs + 1) && is_low(j + 1) && is_low(j->data + j->data_size));
 	if (!j->off) {
 		tlb_widen(c->tlbs, MMU_USER);
