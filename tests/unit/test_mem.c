@@ -166,6 +166,10 @@ static void test_alignment(void **state)
 			}
 		}
 	}
+	/* Across pages the caller does it, after the segment's limit, which such an access may exceed. */
+	void *host = c;
+	ASSERT_FINE(c, host = mem_host(c, SEG_DS, LA + PAGE_SIZE - 1, 2, ACC_READ));
+	assert_null(host);
 	/* Not at level 0, not without AC, not without AM. */
 	set_cpl(c, 0);
 	ASSERT_FINE(c, mem_read(c, SEG_DS, LA + 1, 8));
