@@ -495,6 +495,12 @@ static inline void cpu_looks(struct cpu *c)
 		__atomic_exchange_n(&c->poll->look, 0, __ATOMIC_SEQ_CST);
 }
 
+/* RIP as the code segment has it. Code of 16 bits too has 32 of them: what is above 64 KiB is for CS.limit to say. */
+static inline u64 cpu_cut_rip(const struct cpu *c, u64 rip)
+{
+	return c->code_bits == 64 ? rip : (u32)rip;
+}
+
 /* True when an external interrupt can be taken before the next instruction. */
 static inline bool cpu_irq_allowed(const struct cpu *c)
 {

@@ -101,7 +101,7 @@ static u64 return_rip(const struct cpu *c, const struct event *e)
 
 	if (is_soft(e) || e->type == EV_ICEBP)
 		rip += e->insn_len;
-	return c->code_bits == 64 ? rip : c->code_bits == 32 ? (u32)rip : (u16)rip;
+	return cpu_cut_rip(c, rip);
 }
 
 /*

@@ -275,8 +275,7 @@ void insn_check(struct cpu *c, const struct insn_row *r);
 
 static inline u64 insn_next(const struct cpu *c, const struct insn *i)
 {
-	u64 next = c->rip + i->len;
-	return c->code_bits == 64 ? next : c->code_bits == 32 ? (u32)next : (u16)next;
+	return cpu_cut_rip(c, c->rip + i->len);
 }
 
 #endif

@@ -50,8 +50,7 @@ static inline void loop_exec(struct cpu *c, const struct block *b, unsigned n)
 		c->rip = rip + i->len;
 	c->smc = false;
 out:
-	if (unlikely(c->code_bits != 64))
-		c->rip = c->code_bits == 32 ? (u32)c->rip : (u16)c->rip;
+	c->rip = cpu_cut_rip(c, c->rip);
 }
 
 /*

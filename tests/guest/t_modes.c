@@ -71,22 +71,29 @@ asm(".text\ncode16:\n.code16\n"
     "movw $0x1234, %ax\n" /* B8 with a 16-bit immediate */
     "pushw %ax\npushl $0x55667788\npopl %ecx\npopw %dx\n"
     "movl $0x7ff0, %edi\nleaw 0x20(%edi), %si\n"
-    "lretl\n.code32\n");
+    "lretl\ncode16_ud:\nnop\nud2\n.code32\n");
 
 /* A segment that begins at its code, so that its limit is the code's. */
 asm(".text\n.balign 16\nlimited:\nnop; nop; nop; nop\nlimited_end:\nnop; nop; int $0x80\n");
-extern u8 code16[], limited[], limited_end[];
+extern u8 code16[], code16_ud[], limited[], limited_end[];
 
 static void test_code_segments(void)
 {
 	u32 far[2] = {(u32)code16, CODE16}, eax, ecx, edx, esi;
+	u8 *above = (u8 *)0x300000;
 
-	/* A 16-bit code segment has only offsets below 64 KiB: its base does the rest. */
-	GDT(1) = descriptor((u32)code16, 0xffff, 0x9a, 0);
-	far[0] = 0, far[1] = FREE(1);
-	asm volatile("lcall *%4" : "=a"(eax), "=c"(ecx), "=d"(edx), "=S"(esi) : "m"(far) : "edi", "memory", "cc");
-	check((u16)eax == 0x1234 && ecx == 0x55667788 && (u16)edx == 0x1234 && (u16)esi == 0x8010,
-	      "16-bit code in a 16-bit segment");
+	memcpy(above, code16, (u32)(limited - code16));
+	for (int flat = 0; flat < 2; flat++) {
+		/* With its usual limit a 16-bit code segment has no offsets above 64 KiB; with a larger one it has. */
+		GDT(1) = flat ? descriptor(0, 0xfffff, 0x9a, 8) : descriptor((u32)code16, 0xffff, 0x9a, 0);
+		far[0] = flat ? (u32)above : 0, far[1] = FREE(1);
+		asm volatile("lcall *%4" : "=a"(eax), "=c"(ecx), "=d"(edx), "=S"(esi) : "m"(far) : "edi", "memory", "cc");
+		check((u16)eax == 0x1234 && ecx == 0x55667788 && (u16)edx == 0x1234 && (u16)esi == 0x8010,
+		      flat ? "16-bit code above 64 KiB" : "16-bit code in a 16-bit segment");
+	}
+	far[0] = (u32)(above + (code16_ud - code16));
+	EXPECT("ljmp *%0", "m"(far));
+	check(trap_last.vector == 6 && trap_last.eip == far[0] + 1, "a fault of 16-bit code above 64 KiB");
 	GDT(1) = descriptor((u32)limited, 3, 0x9a, 4);
 	far[0] = 1;
 	EXPECT("ljmp *%0", "m"(far));

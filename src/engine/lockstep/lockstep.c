@@ -170,8 +170,7 @@ static bool step(struct cpu *c, const struct insn *i, const u8 *code, bool ends)
 	i->fn(c, i);
 	if (!ends)
 		c->rip = rip + i->len;
-	if (c->code_bits != 64)
-		c->rip = c->code_bits == 32 ? (u32)c->rip : (u16)c->rip;
+	c->rip = cpu_cut_rip(c, c->rip);
 	bool stale = c->smc;
 	c->smc = false;
 	return stale;
