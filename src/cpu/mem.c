@@ -262,11 +262,11 @@ void *mem_host_slow(struct cpu *c, enum seg_reg seg, u64 la, unsigned size, enum
 	/* Where every single element counts, the caller goes element by element. */
 	if (c->mmu_index == MMU_USER_ALIGN && size > 8)
 		return NULL;
-	/* An access across pages may end beyond a segment's limit, which comes before its alignment. */
-	if (!tlb_in_page(la, size))
+	/* Behind the end of a flat segment: that comes before alignment, and only the caller knows the limit. */
+	if (c->code_bits != 64 && la + size > BIT64(32))
 		return NULL;
 	enum mmu_index idx = data_index(c, la, size);
-	if (unlikely(c->watch_active) && debug_watched_page(c, la))
+	if (!tlb_in_page(la, size) || (unlikely(c->watch_active) && debug_watched_page(c, la)))
 		return NULL;
 	struct piece p = piece_get(c, idx, seg, la, size, acc);
 	if (p.host && acc == ACC_WRITE)

@@ -166,10 +166,14 @@ static void test_alignment(void **state)
 			}
 		}
 	}
-	/* Across pages the caller does it, after the segment's limit, which such an access may exceed. */
+	ASSERT_FAULT(c, VEC_AC, 0, mem_host(c, SEG_DS, LA + PAGE_SIZE - 1, 2, ACC_READ));
+	/* Where a flat segment of 32-bit code ends, its limit comes first, which the caller knows. */
 	void *host = c;
-	ASSERT_FINE(c, host = mem_host(c, SEG_DS, LA + PAGE_SIZE - 1, 2, ACC_READ));
+	u8 bits = c->code_bits;
+	c->code_bits = 32;
+	ASSERT_FINE(c, host = mem_host(c, SEG_DS, 0xffffffff, 2, ACC_READ));
 	assert_null(host);
+	c->code_bits = bits;
 	/* Not at level 0, not without AC, not without AM. */
 	set_cpl(c, 0);
 	ASSERT_FINE(c, mem_read(c, SEG_DS, LA + 1, 8));
