@@ -8,6 +8,9 @@ struct frame {
 	u64 rip, cs, rflags, rsp, ss;
 };
 
+#define CR4_PCIDE (1ul << 17)
+#define KEEP (1ull << 63) /* of a MOV to CR3 with PCIDs: what is known of this one stays */
+
 void ap_main(int index); /* optional: started CPUs */
 
 /* Handler of a vector; NULL (at start): an exception that nobody expects ends the guest with a report. */

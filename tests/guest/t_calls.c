@@ -6,8 +6,6 @@
 
 #define T 40 /* turns; the code has the number of those left in EDI */
 #define CR4_PGE (1ul << 7)
-#define CR4_PCIDE (1ul << 17)
-#define KEEP (1ull << 63)
 
 static u64 root, other_root;
 

@@ -5,8 +5,6 @@
 #include "guest.h"
 
 #define CR4_PGE (1ul << 7)
-#define CR4_PCIDE (1ul << 17)
-#define KEEP (1ull << 63)
 
 enum { INDIVIDUAL, SINGLE, ALL_WITH_GLOBAL, ALL, NR_TYPES };
 enum { LOCAL = 4, GLOBAL, FIRST = 20, SECOND };

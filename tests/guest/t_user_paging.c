@@ -5,22 +5,15 @@
 #include "user64.h"
 
 #define CR4_PGE (1ul << 7)
-#define KEEP (1ull << 63)
 
 static u64 root, root_b; /* CR3 without a PCID */
 
 /* Frames of this file's pages, each with its own content. */
 enum { ONE = FREE_FRAME, TWO, THREE, FOUR };
-static u64 content(unsigned frame)
-{
-	return 0x0101010101010101 * frame;
-}
-
 static void fill_frames(void)
 {
 	for (unsigned n = ONE; n <= FOUR; n++)
-		for (unsigned k = 0; k < 512; k++)
-			((volatile u64 *)FRAME(n))[k] = content(n);
+		fill_frame(n);
 }
 
 static u64 ad(u64 la, int level)

@@ -21,17 +21,6 @@ USER_CODE(popper, "xorl %eax, %eax\n1: popq %rbx; addq -8(%rsp), %rax; leaq -8(%
 /* Calls itself R15 levels deep, with a word for each: RAX is their sum. */
 USER_CODE(deep, "xorl %eax, %eax; call 1f\nint $0x80\n1: pushq %r15; decl %r15d; jz 2f; call 1b\n2: popq %rcx; addq %rcx, %rax; ret");
 
-static u64 content(unsigned frame)
-{
-	return 0x0101010101010101 * frame;
-}
-
-static void fill(unsigned frame)
-{
-	for (unsigned k = 0; k < 512; k++)
-		((volatile u64 *)FRAME(frame))[k] = content(frame);
-}
-
 static void map_stack(u64 in, unsigned r, u64 entry)
 {
 	user_map(in, STACK(r), entry);
@@ -96,8 +85,8 @@ static void test_invlpg(void)
 			volatile u64 *words = (u64 *)(FRAME(frame) + TOP);
 
 			now.more = turn;
-			fill(ONE);
-			fill(TWO);
+			fill_frame(ONE);
+			fill_frame(TWO);
 			map_stack(root, r, FRAME(frame) | RW);
 			pops(r, rsp, content(frame));
 			pushes(r, rsp);
@@ -121,13 +110,13 @@ static void test_invlpg(void)
 static void test_accessed_dirty(void)
 {
 	test_begin("stacks: accessed and dirty bits");
-	fill(THREE);
+	fill_frame(THREE);
 	EACH_RANGE(r)
 		for (unsigned turn = 0; turn < 3; turn++) {
 			u64 rsp = STACK(r) + TOP;
 
 			now.more = turn;
-			fill(THREE);
+			fill_frame(THREE);
 			map_stack(root, r, FRAME(THREE) | RW);
 			pops(r, rsp, content(THREE));
 			same("A and D after pops", ad(r), PG_A);
@@ -150,8 +139,8 @@ static void test_accessed_dirty(void)
 static void test_spaces(void)
 {
 	test_begin("stacks: two address spaces");
-	fill(ONE);
-	fill(TWO);
+	fill_frame(ONE);
+	fill_frame(TWO);
 	EACH_RANGE(r) {
 		user_map(root_b, STACK(r), FRAME(TWO) | RW);
 		map_stack(root, r, FRAME(ONE) | RW);
@@ -227,7 +216,7 @@ static void test_copy(void)
 			u64 rsp = STACK(r) + TOP;
 
 			now.more = turn;
-			fill(ONE);
+			fill_frame(ONE);
 			copy_at = STACK(r);
 			map_stack(root, r, FRAME(ONE) | PG_P | PG_U);
 			pops(r, rsp, content(ONE));

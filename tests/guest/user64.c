@@ -26,6 +26,17 @@ static u64 new_table(const void *from)
 	return table;
 }
 
+u64 content(unsigned frame)
+{
+	return 0x0101010101010101 * frame;
+}
+
+void fill_frame(unsigned frame)
+{
+	for (unsigned k = 0; k < 512; k++)
+		((volatile u64 *)FRAME(frame))[k] = content(frame);
+}
+
 bool user_pcids(u64 root)
 {
 	u32 id[4];
@@ -36,7 +47,7 @@ bool user_pcids(u64 root)
 		return false;
 	}
 	write_cr3(root);
-	write_cr4(read_cr4() | 1ul << 17);
+	write_cr4(read_cr4() | CR4_PCIDE);
 	return true;
 }
 

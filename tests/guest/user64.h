@@ -34,6 +34,9 @@ extern const u64 user_range[NR_RANGES];
 #define BIG_FRAME(n) (0x1a00000ull + (n) * 0x200000ull)
 #define NR_BIG_FRAMES 2
 #define FREE_FRAME (2 * NR_RANGES) /* the first one without a use of its own */
+/* What fill_frame() writes to each word of a frame, by which tests know it. */
+u64 content(unsigned frame);
+void fill_frame(unsigned frame);
 
 void user_init(void);
 /* Lets programs use what vectors there are: 0 with SSE, 1 with AVX2, 2 with AVX-512BW. */

@@ -13,17 +13,28 @@ void tr_emit_lookup(struct tr *t)
 	jit_emit_jump(t->j, tr_is_user(t));
 }
 
-struct jit_link *tr_new_link(struct tr *t, u8 *jump, jit_place place)
+static struct jit_link *alloc_link(struct tr *t, bool keyed)
 {
-	struct jit_link *l = jit_data(t->j, sizeof(*l));
+	struct jit_link *l = jit_data(t->j, sizeof(*l) + (keyed ? sizeof(*l->key) : 0));
 
-	if (!l) {
-		t->full = true;
-		return NULL;
-	}
+	t->full |= !l;
+	return l;
+}
+
+/* @l leads here as long as it has no target. */
+static void init_link(struct tr *t, struct jit_link *l, u8 *jump, jit_place place)
+{
 	*l = (struct jit_link){.place = place, .jump = (u32)(jump - t->j->rw), .stub = (u16)(t->e->p - jump),
 			       .from = low_ref(t->b)};
 	emit_patch(jump, t->e->p);
+}
+
+struct jit_link *tr_new_link(struct tr *t, u8 *jump, jit_place place)
+{
+	struct jit_link *l = alloc_link(t, false);
+
+	if (l)
+		init_link(t, l, jump, place);
 	return l;
 }
 
@@ -57,11 +68,9 @@ static bool emit_keyed(struct tr *t, jit_place place, const struct insn *call)
 
 	if (t->b->fixed || delta != (s32)delta)
 		return false;
-	struct jit_link *l = jit_data(t->j, sizeof(*l) + sizeof(*l->key));
-	if (!l) {
-		t->full = true;
+	struct jit_link *l = alloc_link(t, true);
+	if (!l)
 		return true;
-	}
 	if (!call)
 		emit_load_abs(e, S1, &t->j->page_rip);
 	emit_ra(e, 1, 0x33, S1, &t->j->epoch);    /* xor */
@@ -73,8 +82,9 @@ static bool emit_keyed(struct tr *t, jit_place place, const struct insn *call)
 	u8 *jump = call ? emit_call_later(e) : emit_jmp_later(e), *returned = e->p;
 	if (call)
 		emit_returned(t, call);
-	*l = (struct jit_link){.place = place, .jump = (u32)(jump - t->j->rw), .stub = (u16)(e->p - jump),
-			       .from = low_ref(t->b), .back = place <= t->place, .keyed = true};
+	init_link(t, l, jump, place);
+	l->back = place <= t->place;
+	l->keyed = true;
 	*l->key = (struct jit_key){.of = call ? t->place + call->len : 0};
 	emit_patch(none, e->p);
 	emit_mov_imm(e, S1, (u64)l);
